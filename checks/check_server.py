@@ -1,0 +1,56 @@
+"""The provisioning server: its services run and will after a reboot, listen, forward and masquerade."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+from provision.inventory import Lab
+
+pytestmark = pytest.mark.step("server")
+
+SERVICES = ("dnsmasq", "nginx", "rackproof-boot-service")
+PORTS = (
+    ("udp", 53, "DNS"),
+    ("tcp", 53, "DNS"),
+    ("udp", 67, "DHCP"),
+    ("udp", 69, "TFTP"),
+    ("tcp", 80, "HTTP"),
+)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_service_runs(server_host: Host, service: str) -> None:
+    """systemd has the service active."""
+    assert server_host.service(service).systemd_properties["ActiveState"] == "active"
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "rackproof-nftables"])
+def test_service_starts_at_boot(server_host: Host, service: str) -> None:
+    """systemd will start the service after a reboot."""
+    assert server_host.service(service).systemd_properties["UnitFileState"] == "enabled"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "what"), PORTS, ids=[f"{what}-{protocol}" for protocol, _, what in PORTS]
+)
+def test_listens(server_host: Host, lab: Lab, protocol: str, port: int, what: str) -> None:
+    """The port is open on the management address, or on all."""
+    family = "-t" if protocol == "tcp" else "-u"
+    listening = server_host.check_output(f"ss -Hln {family} 'sport = :{port}'")
+    addresses = {line.split()[3].rpartition(":")[0].partition("%")[0] for line in listening.splitlines()}
+    everywhere = {"0.0.0.0", "*"}  # noqa: S104 (as ss writes it)
+    assert addresses & {str(lab.server.address), *everywhere}, f"{what} listens on {addresses or 'nothing'}"
+
+
+def test_forwards_ipv4(server_host: Host) -> None:
+    """The kernel routes between the lab and the world."""
+    assert server_host.check_output("cat /proc/sys/net/ipv4/ip_forward") == "1"
+
+
+@pytest.mark.wan
+def test_masquerades(server_host: Host, lab: Lab) -> None:
+    """The lab's addresses leave by the WAN interface as the server's own."""
+    rules = server_host.check_output("nft list table inet rackproof")
+    masquerades = [line for line in rules.splitlines() if "masquerade" in line]
+    assert any(f'"{lab.server.wan}"' in line for line in masquerades), rules

@@ -1,0 +1,168 @@
+"""What a check may ask for: the lab, its machines as testinfra hosts, one node, peer or link at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from provision.run import NoEvidence, Run
+from provision.session import SESSION
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+    from provision.inventory import Lab, Network, Node
+    from provision.journal import Evidence
+    from provision.machines import Machines
+    from provision.pve import Session as ApiSession
+    from provision.redfish import Board
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test case of a check for every node, pair, network, link or name it asks for."""
+    session = metafunc.config.stash.get(SESSION, None)
+    if session is None:
+        return
+    lab, names, wanted = session.written, session.node_names, set(metafunc.fixturenames)
+    if {"node", "peer"} <= wanted:
+        pairs = list(permutations(names, 2))
+        _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
+    elif "node" in wanted:
+        _spread(metafunc, "node", names, names)
+    if "network" in wanted:
+        _spread(metafunc, "network", list(lab.networks), list(lab.networks))
+    if "link" in wanted:
+        links = list(lab.cluster.links) if lab.cluster else []
+        _spread(metafunc, "link", links, links)
+    if "record" in wanted:
+        records = list(dns_records(lab).items())
+        _spread(metafunc, "record", records, [name for name, _ in records])
+
+
+def _spread(
+    metafunc: pytest.Metafunc, names: str | tuple[str, ...], values: Sequence[object], ids: list[str]
+) -> None:
+    metafunc.parametrize(names, values, ids=ids, indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A check belongs to both modes; one of what this lab does not have is not a case of it."""
+    session = config.stash.get(SESSION, None)
+    if session is None:
+        return
+    for item in items:
+        if not item.get_closest_marker("acts"):
+            item.add_marker("provision")
+            item.add_marker("verify")
+    absent = {"wan": session.written.server.wan is None, "cluster": session.written.cluster is None}
+    needless = [
+        item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
+    ]
+    if needless:
+        items[:] = [item for item in items if item not in needless]
+        config.hook.pytest_deselected(items=needless)
+
+
+def dns_records(lab: Lab) -> dict[str, str]:
+    """Every full name of the lab that DNS must know, with its address."""
+    records = {f"{lab.server.name}.{lab.domain}": str(lab.server.address)}
+    for node in lab.nodes.values():
+        records[node.fqdn] = str(node.management)
+        records[f"{node.bmc.name}.{lab.domain}"] = str(node.bmc.address)
+        for network, address in node.addresses.items():
+            if network != "management":
+                records[f"{node.name}-{network}.{lab.domain}"] = str(address)
+    return records
+
+
+@pytest.fixture(scope="session")
+def node(lab: Lab, request: pytest.FixtureRequest) -> Node:
+    """One node."""
+    return lab.nodes[request.param]
+
+
+@pytest.fixture(scope="session")
+def peer(lab: Lab, request: pytest.FixtureRequest) -> Node:
+    """Another node than `node`."""
+    return lab.nodes[request.param]
+
+
+@pytest.fixture(scope="session")
+def network(lab: Lab, request: pytest.FixtureRequest) -> Network:
+    """One network of the lab."""
+    return lab.networks[request.param]
+
+
+@pytest.fixture(scope="session")
+def link(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Network]:
+    """One link of the cluster: its number and its network."""
+    assert lab.cluster is not None
+    return lab.cluster.links.index(request.param), lab.networks[request.param]
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """One full name and its address."""
+    name, address = request.param
+    return name, address
+
+
+@pytest.fixture(scope="session")
+def host_named(machines: Machines) -> Callable[[str], Host]:
+    """Any node as a testinfra host, by its name."""
+    from checks.backend import host_of  # noqa: PLC0415 (collecting needs no testinfra)
+
+    return cache(lambda name: host_of(machines.node(name)))
+
+
+@pytest.fixture(scope="session")
+def host(node: Node, host_named: Callable[[str], Host]) -> Host:
+    """The node, as a testinfra host."""
+    return host_named(node.name)
+
+
+@pytest.fixture(scope="session")
+def server_host(machines: Machines) -> Host:
+    """The provisioning server, as a testinfra host."""
+    from checks.backend import host_of  # noqa: PLC0415
+
+    return host_of(machines.server)
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest, run: Run) -> Evidence:
+    """What the step that a check belongs to left; the check fails when there is none."""
+    mark = request.node.get_closest_marker("step")
+    return run.recall(mark.args[0])
+
+
+@pytest.fixture
+def proved(evidence: Evidence, node: Node) -> dict[str, Any]:
+    """What the step that a check belongs to read back from the node; without it the check fails."""
+    if node.name not in evidence.nodes:
+        raise NoEvidence(
+            f"step {evidence.step} left no evidence of it; run pytest -m provision", node=node.name
+        )
+    return evidence.nodes[node.name]
+
+
+@pytest.fixture(scope="session")
+def board(node: Node) -> Iterator[Board]:
+    """The node's BMC, by Redfish."""
+    from provision.redfish import Board  # noqa: PLC0415
+
+    with Board(node) as board:
+        yield board
+
+
+@pytest.fixture(scope="session")
+def api_of(lab: Lab, machines: Machines) -> Callable[[str], ApiSession]:
+    """The Proxmox API of a node, by its name; logged in, and its certificate pinned."""
+    from provision import pve  # noqa: PLC0415
+
+    return cache(lambda name: pve.connect(lab.nodes[name], machines.node(name)))

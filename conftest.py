@@ -1,0 +1,110 @@
+"""The map: the steps as fixtures, each named for the state it reaches (the options: provision/options.py).
+
+    lab ─► server_configured ─► nodes_rebooted ─► nodes_installed ─► cluster_formed
+
+A step acts only under `-m provision`, and only when its own test was selected; otherwise its
+evidence is recalled from the ledger. Modules that only acting needs are imported where they are
+used, so that collecting stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from provision.run import Run
+from provision.session import SESSION
+
+if TYPE_CHECKING:
+    from provision.boot_service.client import BootService
+    from provision.inventory import Lab
+    from provision.journal import Evidence
+    from provision.machines import Machines
+
+pytest_plugins = ["provision.plugin", "checks.fixtures", "reports.plugin"]
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> Iterator[Run]:
+    """This session against its lab: acts or recalls, and keeps what happened."""
+    with pytestconfig.stash[SESSION].run() as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def lab(pytestconfig: pytest.Config, run: Run) -> Lab:
+    """The lab as its file describes it; a virtual one stands, and this process has entered its network."""
+    if run.acting:
+        # A second of imports for what is done later, while a rack or a server is at work.
+        Thread(target=import_module, args=["provision.later"], daemon=True).start()
+    return pytestconfig.stash[SESSION].reach_lab(run)
+
+
+@pytest.fixture(scope="session")
+def chosen(run: Run, lab: Lab) -> Lab:
+    """The lab with the nodes alone that this session rebuilds."""
+    nodes = {name: node for name, node in lab.nodes.items() if run.only is None or name in run.only}
+    return lab.model_copy(update={"nodes": nodes})
+
+
+@pytest.fixture(scope="session")
+def machines(lab: Lab, run: Run) -> Iterator[Machines]:
+    """The lab's machines by SSH: one connection each, opened when first used."""
+    from provision.machines import Machines  # noqa: PLC0415
+
+    with Machines(lab, run.ledger) as machines:
+        yield machines
+
+
+@pytest.fixture(scope="session")
+def server_configured(run: Run, lab: Lab, machines: Machines) -> Evidence:
+    """Step `server`: DHCP, DNS, TFTP, HTTP, boot service, NAT."""
+    from provision import server  # noqa: PLC0415
+
+    return run.step("server", lambda: server.configure(lab, machines.server, run))
+
+
+@pytest.fixture(scope="session")
+def boot_service(run: Run, machines: Machines, server_configured: Evidence) -> Iterator[BootService]:
+    """The boot service on the server, its events followed into this run's journal."""
+    from provision.boot_service.client import BootService  # noqa: PLC0415
+    from provision.server import OPERATOR_SOCKET  # noqa: PLC0415
+
+    with machines.server.forward_socket(OPERATOR_SOCKET) as socket:
+        service = BootService(socket)
+        following = service.follow(service.health().last, run.take)
+        try:
+            yield service
+        finally:
+            # What is left to undo may need the service, and the service the server's connection.
+            run.unwind()
+            following.stop()
+
+
+@pytest.fixture(scope="session")
+def nodes_rebooted(run: Run, chosen: Lab, machines: Machines, boot_service: BootService) -> Evidence:
+    """Step `power`: every node identified, permitted to install, and reset into network boot."""
+    from provision import install, power  # noqa: PLC0415
+
+    permits = install.Permits(chosen, run, boot_service, machines.server)
+    return run.step("power", lambda: power.reboot(chosen, run, permits.grant, first_sign=permits.heard_of))
+
+
+@pytest.fixture(scope="session")
+def nodes_installed(run: Run, chosen: Lab, machines: Machines, nodes_rebooted: Evidence) -> Evidence:
+    """Step `install`: every node went from its first DHCP packet to its registration."""
+    from provision import install  # noqa: PLC0415
+
+    return run.step("install", lambda: install.follow(chosen, run, machines))
+
+
+@pytest.fixture(scope="session")
+def cluster_formed(run: Run, lab: Lab, machines: Machines, nodes_installed: Evidence) -> Evidence:
+    """Step `cluster`: one quorate cluster over all its links."""
+    from provision import cluster  # noqa: PLC0415
+
+    return run.step("cluster", lambda: cluster.form(lab, machines.nodes, run))

@@ -1,0 +1,270 @@
+"""The install step: leave to install for proved nodes, each followed from DHCP to its registration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from provision import server as server_step
+from provision.errors import GaveUp, LabError, Unreachable
+from provision.inventory import MANAGEMENT, Lab, Network, Node
+from provision.ledger import Event
+from provision.render import render
+from provision.run import Done, Run
+from provision.secrets import hash_password
+from provision.spans import at_work
+from provision.together import together
+from provision.wait import Deadline, NotYet, Patience
+
+if TYPE_CHECKING:
+    from provision.boot_service.client import BootService
+    from provision.machines import Machines
+    from provision.remote import Remote
+
+PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
+"""What a node goes through, each reported by an event of that kind."""
+
+INSTALL_FILE = "/etc/rackproof/install.json"
+"""Where first boot leaves which install this is."""
+
+DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
+"""udev's words for a lab file's ways to name a disk."""
+
+LIKELY = {
+    "dhcp": "its network boot is off, its cable is out, or its switch port wakes up too slowly",
+    "boot-script": "it cannot fetch or run the boot file: BIOS mode, Secure Boot, or no iPXE for its NIC",
+    "answer": "the installer did not start or found no answer URL: less than 8 GB of memory, or a wrong ISO",
+    "installed": "the installer stopped at an error; its console shows which",
+    "first-boot": "it did not boot from its disk, or booted without network",
+    "registered": "the first-boot script failed; /var/log/rackproof-first-boot.log on the node says where",
+}
+"""What it usually is when a node stays before a phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The leave for one install of one node: two secret paths, and the nonce that will prove it."""
+
+    node: Node
+    run: str
+    expires: float
+    answer_token: str
+    report_token: str
+    nonce: str
+
+
+class Permits:
+    """Gives proved nodes their leave, and takes back what is not spent."""
+
+    def __init__(self, lab: Lab, run: Run, service: BootService, server: Remote) -> None:
+        self._lab, self._run, self._service, self._server = lab, run, service, server
+
+    def grant(self, nodes: Iterable[Node]) -> None:
+        """Let these nodes install, once, in this run; their old leaves end."""
+        permits = [self._permit(node) for node in nodes]
+        self._run.undo_later("permits revoked", self.revoke)
+        for permit in permits:
+            self._service.grant(**self._order(permit))
+            self._run.say(
+                "permitted", "may install once", step="power", node=permit.node.name, nonce=permit.nonce
+            )
+        tokens = {permit.node.name: permit.answer_token for permit in permits}
+        server_step.arm(self._lab, self._server, tokens)
+
+    def revoke(self) -> None:
+        """Take back every leave of this run that is not spent, and the paths that led to it."""
+        self._service.revoke(run=self._run.id)
+        server_step.disarm(self._lab, self._server)
+
+    def heard_of(self, name: str) -> bool:
+        """Whether a node has shown itself to the boot service since it was given leave."""
+        start, events = _permitted(self._run, name), self._run.events
+        return any(event.node == name and event.seq > start.seq and event.kind in PHASES for event in events)
+
+    def _permit(self, node: Node) -> Permit:
+        patience = sum(deadline_of(self._lab, phase) for phase in PHASES)
+        token = secrets.token_urlsafe
+        return Permit(node, self._run.id, time.time() + patience, token(24), token(24), secrets.token_hex(16))
+
+    def _order(self, permit: Permit) -> dict[str, Any]:
+        return {
+            "run": permit.run,
+            "lab": self._lab.name,
+            "node": permit.node.name,
+            "answer_token_sha256": _sha256(permit.answer_token),
+            "report_token_sha256": _sha256(permit.report_token),
+            "expires": permit.expires,
+            "boot_script": boot_script(self._lab, permit),
+            "answer": answer(self._lab, permit),
+            "first_boot": first_boot(self._lab, permit),
+        }
+
+
+def boot_script(lab: Lab, permit: Permit) -> str:
+    """The iPXE script that starts the installer of the node's operating system."""
+    media = f"{server_step.service_url(lab)}/media/{permit.node.os}"
+    return render("install-proxmox.ipxe.j2", node=permit.node, run=permit.run, media=media)
+
+
+def answer(lab: Lab, permit: Permit) -> str:
+    """The installer's answer file, TOML; the root password only as its hash."""
+    node, network, url = permit.node, lab.management, server_step.service_url(lab)
+    return render(
+        "answer.toml.j2",
+        node=node,
+        run=permit.run,
+        root_password_hash=hash_password(node.root_password.reveal()),
+        cidr=_with_prefix(node.management, network),
+        gateway=str(network.gateway or lab.server.address),
+        dns=str(network.dns[0] if network.dns else lab.server.address),
+        nic_glob="*" + node.mac.replace(":", ""),
+        disk_filter=disk_filter(node),
+        installed_url=f"{url}/installed/{permit.report_token}",
+        first_boot_url=f"{url}/first-boot/{permit.report_token}",
+    )
+
+
+def disk_filter(node: Node) -> dict[str, str]:
+    """The one udev property that names the node's disk, empty when it goes by device name."""
+    return {key: glob for word, key in DISK_KEYS.items() if (glob := getattr(node.disk, word))}
+
+
+def first_boot(lab: Lab, permit: Permit) -> str:
+    """The script of the node's first boot: networks, clock, nonce, registration."""
+    networks = [_interface(lab, permit.node, name) for name in permit.node.addresses]
+    for place, network in enumerate(networks, start=1):
+        network["nic"] = f"${{nic_{place}}}"
+    return render(
+        "first-boot.sh.j2",
+        node=permit.node,
+        run=permit.run,
+        nonce=permit.nonce,
+        server=lab.server.address,
+        networks=networks,
+        interfaces=render("interfaces.j2", networks=networks).rstrip("\n"),
+        report_url=f"{server_step.service_url(lab)}/report/{permit.report_token}",
+    )
+
+
+def follow(lab: Lab, run: Run, machines: Machines, nodes: Sequence[str] | None = None) -> Done:
+    """Follow every node through all phases, and read its nonce back over SSH.
+
+    Each phase has a deadline of its own, counted from the phase before. Raises GaveUp or LabError for
+    a node that stays or reports a failure; the other nodes are followed to their end.
+    """
+    names = nodes if nodes is not None else list(lab.nodes)
+    facts = together({name: name for name in names}, lambda name: _follow_node(lab, run, machines, name))
+    return Done(changed=[f"{name} installed" for name in facts], nodes=facts)
+
+
+def deadline_of(lab: Lab, phase: str) -> float:
+    """Seconds that the lab allows between a phase and the one before it."""
+    return float(getattr(lab.deadlines, phase.replace("-", "_")))
+
+
+def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str, Any]:
+    with at_work(name):
+        seen = _follow_phases(lab, run, name)
+    machines.forget(name)
+    installed = seen["installed"]
+    host_keys = list(installed.facts.get("ssh_host_keys", []))
+    start = seen["permitted"]
+    return {
+        "nonce": start.facts["nonce"],
+        "permitted": start.time,
+        "installed": installed.time,
+        "registered": seen["registered"].time,
+        "ssh_host_keys": host_keys,
+        "version": installed.facts.get("version", ""),
+        **_read_back(machines, name, host_keys),
+    }
+
+
+def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
+    start = _permitted(run, name)
+    seen, after = {"permitted": start}, start.seq
+    for phase in PHASES:
+        event = _await(run, name, phase, after, Deadline(deadline_of(lab, phase)))
+        seen[phase] = event
+        # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
+        # looked for from the leave on, not from the phase before.
+    return seen
+
+
+def _permitted(run: Run, name: str) -> Event:
+    given = [event for event in run.events if event.kind == "permitted" and event.node == name]
+    if not given:
+        raise LabError(
+            "has no leave to install in this run; the install step needs the power step", node=name
+        )
+    return given[-1]
+
+
+def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> Event:
+    def probe() -> Event | NotYet:
+        events = [event for event in run.events if event.node == name and event.seq > after]
+        _raise_if_failed(name, events)
+        reached = next((event for event in events if event.kind == phase), None)
+        return reached or NotYet(
+            f"{events[-1].kind}: {events[-1].text}" if events else "nothing since the reset"
+        )
+
+    try:
+        return run.news.until(f"phase {phase}", probe, deadline, node=name)
+    except GaveUp as error:
+        raise GaveUp(
+            error.message, node=name, last_seen=error.last_seen, likely=_likely(run, name, phase)
+        ) from None
+
+
+def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
+    for event in events:
+        if event.kind == "failed":
+            log = str(event.facts.get("log", "")).strip().splitlines()[-3:]
+            raise LabError(f"first boot failed: {event.text}", node=name, last_seen="\n".join(log) or None)
+
+
+def _likely(run: Run, name: str, phase: str) -> str:
+    texts = [event.text for event in run.events if event.node == name and event.kind == "dhcp"]
+    if phase in ("dhcp", "boot-script") and any("BIOS" in text for text in texts):
+        return f"{name} boots in BIOS mode; the lab asks for UEFI"
+    return LIKELY[phase]
+
+
+def _read_back(machines: Machines, name: str, host_keys: Sequence[str]) -> dict[str, Any]:
+    def probe() -> Mapping[str, Any] | NotYet:
+        try:
+            text = machines.node(name, host_keys=tuple(host_keys)).check(f"cat {INSTALL_FILE}")
+        except Unreachable as error:
+            return NotYet(str(error))
+        return dict(json.loads(text))
+
+    install = Patience(60).until("SSH by the host keys that the installer reported", probe, node=name)
+    return {"nonce_read": install.get("nonce", ""), "first_boot": install.get("first_boot", 0)}
+
+
+def _interface(lab: Lab, node: Node, name: str) -> dict[str, Any]:
+    network, address = lab.networks[name], node.addresses[name]
+    return {
+        "name": node.nics[name],
+        "mac": node.mac if name == MANAGEMENT else node.macs.get(name, ""),
+        "bridge": network.bridge,
+        "mtu": network.mtu,
+        "address": _with_prefix(address, network),
+        "broadcast": str(network.cidr.broadcast_address),
+        "gateway": str(network.gateway) if network.gateway else None,
+    }
+
+
+def _with_prefix(address: IPv4Address, network: Network) -> str:
+    return f"{address}/{network.cidr.prefixlen}"
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""The lab's machines by SSH: who they must prove to be, and one connection to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from threading import Lock
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from provision import remote
+from provision.inventory import Lab, Node
+from provision.ledger import Evidence, Ledger
+from provision.remote import LocalRemote, Remote, Target
+
+PORT = 22
+
+
+class Machines:
+    """Connections to the provisioning server and the nodes, opened when first used, one for each."""
+
+    def __init__(self, lab: Lab, ledger: Ledger) -> None:
+        self._lab, self._ledger = lab, ledger
+        self._open: dict[str, Remote] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for machine in self._open.values():
+                stack.callback(machine.close)
+
+    @property
+    def server(self) -> Remote:
+        """The provisioning server."""
+        if self._lab.server.host == "local":
+            return self._opened("server", None)
+        return self._opened("server", server_target(self._lab))
+
+    def node(self, name: str, *, host_keys: tuple[str, ...] | None = None) -> Remote:
+        """A node, by these host keys or those that its last install reported; raises Unreachable."""
+        keys = host_keys or self._host_keys(name)
+        return self._opened(name, node_target(self._lab, self._lab.nodes[name], keys))
+
+    def forget(self, name: str) -> None:
+        """Close the connection to a node whose host keys are about to change."""
+        with self._lock:
+            machine = self._open.pop(name, None)
+        if machine is not None:
+            machine.close()
+
+    @property
+    def nodes(self) -> Mapping[str, Remote]:
+        """All nodes by name, each connected to when it is first asked for."""
+        return _Nodes(self, tuple(self._lab.nodes))
+
+    def _opened(self, name: str, target: Target | None) -> Remote:
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = LocalRemote(name) if target is None else remote.connect(target)
+            return self._open[name]
+
+    def _host_keys(self, node: str) -> tuple[str, ...] | None:
+        # Without evidence of an install the user's own known_hosts decides: a machine that never
+        # provisioned this lab can verify it, as far as it knows the nodes.
+        evidence = self._ledger.recall(self._lab.name, "install")
+        return host_keys_of(evidence, node) if evidence else None
+
+
+class _Nodes(Mapping[str, Remote]):
+    def __init__(self, machines: Machines, names: tuple[str, ...]) -> None:
+        self._machines, self._names = machines, names
+
+    def __getitem__(self, name: str) -> Remote:
+        return self._machines.node(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def host_keys_of(install: Evidence, node: str) -> tuple[str, ...] | None:
+    """The SSH host keys that a node's installer reported, None when it reported none."""
+    keys = install.nodes.get(node, {}).get("ssh_host_keys", [])
+    return tuple(keys) or None
+
+
+def server_target(lab: Lab) -> Target:
+    """The provisioning server as the lab file names it: "ssh:user@host:port"."""
+    place = urlsplit("//" + lab.server.host.removeprefix("ssh:"))
+    return Target(
+        name="server",
+        address=place.hostname or "",
+        port=place.port or PORT,
+        user=place.username or "root",
+        host_keys=(lab.server.host_key,) if lab.server.host_key else None,
+        identity=lab.server.identity,
+    )
+
+
+def node_target(lab: Lab, node: Node, host_keys: tuple[str, ...] | None) -> Target:
+    """A node on its management address, as root."""
+    return Target(node.name, str(node.management), PORT, "root", host_keys, lab.server.identity)

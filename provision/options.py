@@ -1,0 +1,34 @@
+"""The options of rackproof on pytest's command line.
+
+pyproject.toml loads this module before pytest looks for conftest.py: pytest would otherwise take the
+value of an option that it does not know yet, such as a lab file in another folder, for a folder of tests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision.run import STEPS
+
+ROOT = Path(__file__).parent.parent
+DEFAULT_OUT = ROOT / "reports" / "out"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of rackproof, apart from pytest's own."""
+    group = parser.getgroup("rackproof")
+    group.addoption(
+        "--lab", type=Path, metavar="FILE", help="the lab file, or a classic nodes.json; default: virtual"
+    )
+    group.addoption("--virtual", action="store_true", help="play this lab's hardware on this machine")
+    group.addoption("--wipe", metavar="NAME", help="leave to destroy what is on the disks of lab NAME")
+    group.addoption("--nodes", metavar="A,B", help="only these nodes")
+    group.addoption(
+        "--from", dest="from_step", choices=STEPS, help="act from this step on; earlier ones are recalled"
+    )
+    group.addoption("--until", dest="until_step", choices=STEPS, help="act up to this step")
+    group.addoption("--only", dest="only_step", choices=STEPS, help="act on this step alone")
+    group.addoption("--resume", action="store_true", help="act from the first step that left no evidence")
+    group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")

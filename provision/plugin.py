@@ -1,0 +1,186 @@
+"""How a pytest session becomes a run: its mode, its lab, the order of its tests, what a failure skips."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from provision import inventory, remote
+from provision.errors import InventoryError
+from provision.run import STEPS
+from provision.session import SESSION, Mode, Request, Session, point_latest
+
+FAILED_STEP = pytest.StashKey[str]()
+ROOT = Path(__file__).parent.parent
+
+# The selections that concern a lab, spelled out: anything else that mentions provisioning is
+# refused rather than guessed at. The value is the mode.
+SELECTIONS: dict[str, Mode] = {
+    "provision": "provision",
+    "provision or verify": "provision",
+    "verify": "verify",
+}
+
+
+class Interruption:
+    """Notes that the session was interrupted, for the run's outcome."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Fixtures unwind after this."""
+        self._session.interrupted = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the lab file before anything else happens; a mistake in it is exit code 4."""
+    # A CI job that is cancelled sends SIGTERM: it unwinds like Ctrl-C. Not what SIGINT does in this
+    # process: a shell has that ignored by what it starts in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    mode = _mode(config)
+    if mode is None:
+        if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+            config.args = [str(ROOT / "tests")]
+        return
+    try:
+        session = Session.prepare(_request(config, mode))
+    except InventoryError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[SESSION] = session
+    # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
+    config.known_args_namespace.pythonwarnings = ["default"]
+    config.pluginmanager.register(Interruption(session), "rackproof-interruption")
+    if not hasattr(config, "workerinput") and not config.option.collectonly and not config.option.setupplan:
+        _make_folder(config, session)
+        if getattr(config.option, "numprocesses", None):
+            config.pluginmanager.register(Controller(session), "rackproof-controller")
+
+
+def _mode(config: pytest.Config) -> Mode | None:
+    selection = config.option.markexpr
+    if selection not in SELECTIONS:
+        if "provision" in selection or "verify" in selection:
+            raise pytest.UsageError(
+                f"-m {selection!r}: say one of {', '.join(map(repr, SELECTIONS))}, and choose by -k"
+            )
+        return None
+    if SELECTIONS[selection] == "provision" and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError(
+            "-m provision runs in one process, because every worker would act on the lab again: drop -n"
+        )
+    return SELECTIONS[selection]
+
+
+def _request(config: pytest.Config, mode: Mode) -> Request:
+    option = config.option
+    worker: dict[str, str] = getattr(config, "workerinput", {})
+    return Request(
+        mode=mode, lab=option.lab or inventory.default_lab_file(os.environ),
+        virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
+        from_step=option.from_step, until_step=option.until_step, only_step=option.only_step,
+        resume=option.resume, out=option.out, run_id=worker.get("rackproof_run"),
+    )  # fmt: skip
+
+
+def _make_folder(config: pytest.Config, session: Session) -> None:
+    session.folder.mkdir(parents=True)
+    point_latest(session.request.out, session.run_id)
+    if not config.option.xmlpath:
+        config.option.xmlpath = str(session.folder / "junit.xml")
+
+
+class Controller:
+    """Begins and ends the run whose checks the workers of pytest-xdist share out among themselves."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._running = session, ExitStack()
+
+    def pytest_sessionstart(self) -> None:
+        """The run begins before any worker."""
+        self._running.enter_context(self._session.run())
+
+    def pytest_configure_node(self, node: object) -> None:
+        """Every worker belongs to this run."""
+        node.workerinput["rackproof_run"] = self._session.run_id  # type: ignore[attr-defined]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Workers judge nothing but their own share."""
+        self._session.failed |= report.failed
+
+    def pytest_testnodedown(self, node: object) -> None:
+        """Add what a worker did; one that broke down leaves no word."""
+        left: dict[str, int] = getattr(node, "workeroutput", {})
+        self._session.opened_by_workers += left.get("rackproof_ssh", 0)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """The run ends before JUnit is written."""
+        self._running.close()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker leaves the controller its figures."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["rackproof_ssh"] = remote.open_count()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A lab session collects steps and checks; any other the project's own tests."""
+    own_tests = SESSION not in config.stash
+    skipped = ("provision", "checks") if own_tests else ("tests",)
+    return True if any(collection_path.is_relative_to(ROOT / name) for name in skipped) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put each step's own test before its checks, and note which steps were selected."""
+    if SESSION not in config.stash:
+        return
+    _leave_out(config, items, [item for item in items if _rank(item) > config.stash[SESSION].last_rank])
+    items.sort(key=lambda item: (_rank(item), item.get_closest_marker("acts") is None))
+    steps = (_step(item) for item in items if item.get_closest_marker("acts"))
+    config.stash[SESSION].selected = frozenset(step for step in steps if step)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], needless: Sequence[pytest.Item]) -> None:
+    if needless:
+        items[:] = [item for item in items if item not in needless]
+        config.hook.pytest_deselected(items=needless)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what a failed step left unreached, before any fixture of it runs."""
+    failed = item.config.stash.get(FAILED_STEP, None)
+    if failed and _rank(item) >= STEPS.index(failed):
+        pytest.skip(f"not reached: {failed} failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note the first step that failed."""
+    report = yield
+    if report.failed and SESSION in item.config.stash:
+        item.config.stash[SESSION].failed = True
+        if item.get_closest_marker("acts"):
+            item.config.stash.setdefault(FAILED_STEP, _step(item) or STEPS[0])
+    return report
+
+
+def _step(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("step")
+    return str(mark.args[0]) if mark else None
+
+
+def _rank(item: pytest.Item) -> int:
+    step = _step(item)
+    return STEPS.index(step) if step else len(STEPS)

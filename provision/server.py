@@ -1,0 +1,350 @@
+"""The server step: makes the provisioning server serve DHCP, DNS, TFTP, HTTP, NAT and time to the lab.
+
+Read, compare, act: one command reads what the server holds, and only parts that differ are touched. Their
+files are staged and tested by the programs that will read them before anything is replaced; when a service
+does not start with the new files, the old ones are put back and it runs as before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shlex
+import tarfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from provision.boot_service.client import BootService
+from provision.boot_service.messages import RackNode
+from provision.errors import LabError
+from provision.inventory import InstallMedia, Lab
+from provision.remote import Remote, Result, tail
+from provision.render import render
+from provision.run import Done, Run
+from provision.server_facts import STATE, Facts, Unit, gather
+from provision.server_plan import (
+    HTTP_ROOT,
+    NODES_SOCKET,
+    OPERATOR_SOCKET,
+    PACKAGES,
+    REQUIREMENTS,
+    STAGED,
+    UNIT_NAMES,
+    File,
+    Part,
+    options,
+    parts,
+    paths,
+    requirements_digest,
+    service_url,
+)
+from provision.spans import at_work
+from provision.together import together
+
+__all__ = ["NODES_SOCKET", "OPERATOR_SOCKET", "arm", "configure", "disarm", "put", "service_url"]
+
+OLD = f"{STATE}/old"
+UPLOAD = 1800.0
+SOCKETS = (("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 69), ("tcp", 80))
+UNPACK = """set -eu
+state=$1; rm -rf "$state/new"; mkdir -p "$state/applied" "$state/new"; chmod 700 "$state"
+cat >"$state/new.tar"; [ "$(sha256sum <"$state/new.tar")" = "$2  -" ]
+tar -x -p --same-owner -C "$state/new" -f "$state/new.tar"; rm -f "$state/new.tar"
+"""
+KEEP_OLD = """set -eu
+old=$1; shift; rm -rf "$old"; mkdir -p "$old"; chmod 700 "$old"
+for path; do [ ! -e "$path" ] || cp -a --parents -- "$path" "$old"; done
+"""
+PUT_IN_PLACE = """set -eu
+from=$1; shift
+for path; do
+  folder=$(dirname "$path"); mkdir -p "$folder"
+  if [ -e "$from$path" ]; then
+    cp -a "$from$path" "$folder/.rackproof.new"; sync "$folder/.rackproof.new"
+    mv -fT "$folder/.rackproof.new" "$path"
+  else rm -f "$path"; fi
+done
+"""
+PIP = """set -eu
+to=$1; cat >"$to.txt"; rm -rf "$to.new"
+python3 -m pip install --quiet --no-input --disable-pip-version-check --require-hashes --only-binary :all: \
+  --target "$to.new" -r "$to.txt"
+echo "$2" >"$to.new/.requirements.sha256"; rm -rf "$to.old"; [ ! -e "$to" ] || mv -T "$to" "$to.old"
+mv -T "$to.new" "$to"; rm -rf "$to.old" "$to.txt"
+"""
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=60"
+TAKE = """set -eu
+path=$1; mkdir -p "$(dirname "$path")"; new="$path.new"; trap 'rm -f "$new"' EXIT
+cat >"$new"; [ "$(sha256sum <"$new")" = "$2  -" ] || { echo "it did not arrive whole" >&2; exit 1; }
+chmod 644 "$new"; touch -d "@$3" "$new"; sync "$new"; mv -fT "$new" "$path"
+"""
+
+
+def configure(lab: Lab, server: Remote, run: Run) -> Done:
+    """Make the server what the lab asks for; a second time finds nothing to do.
+
+    No node has a permit afterwards. Raises LabError when the machine cannot be this lab's server, when a
+    program refuses its rendered configuration (nothing was replaced then), or when a service does not
+    start with it (the old files are back then).
+    """
+    facts = gather(server, paths(), UNIT_NAMES)
+    _can_serve(lab, server, facts)
+    prepared = {
+        "packages": _install_packages(server, facts, lab.deadlines.server),
+        "user rackproof": _add_user(server, facts),
+        "Python packages": _install_python_packages(server, facts, lab.deadlines.server),
+        **{f"media {name}": _upload(server, name, media) for name, media in lab.media.items()},
+    }
+    if any(prepared.values()):
+        facts = gather(server, paths(), UNIT_NAMES)
+    wanted = parts(lab, facts)
+    changing = [part for part in wanted if not part.stands(facts)]
+    put(server, changing, facts, run)
+    done = {**prepared, **{part.name: part in changing for part in wanted}}
+    done["nodes of the boot service"] = _make_known(lab, server)
+    return Done(
+        changed=[name for name, changed in done.items() if changed],
+        unchanged=[name for name, changed in done.items() if not changed],
+        facts=_read_back(lab, server, facts if not changing else None),
+    )
+
+
+def arm(lab: Lab, server: Remote, tokens: Mapping[str, str]) -> None:
+    """Tell the nodes named in `tokens`, and no other, by DHCP option 250 where their answer is.
+
+    Raises LabError when dnsmasq does not run on.
+    """
+    file = options(lab, tokens)
+    if server.write(file.path, file.content, mode=file.mode, owner=file.owner):
+        result = server.run("systemctl reload dnsmasq && systemctl is-active dnsmasq")
+        if result.rc != 0:
+            message = "dnsmasq did not run on after the answer URLs changed"
+            raise LabError(message, node=server.name, last_seen=_journal(server, "dnsmasq"))
+
+
+def disarm(lab: Lab, server: Remote) -> None:
+    """Take back every answer URL."""
+    arm(lab, server, {})
+
+
+def put(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> None:
+    """Stage and test all of these parts, then replace their files and start their units, or put all back."""
+    if not changing:
+        return
+    _stage(server, [file for part in changing for file in part.files])
+    together({part.name: part for part in changing}, lambda part: _test(server, part))
+    marks = {f"{STATE}/applied/{part.unit}": part.digest for part in changing}
+    server.check(_script(KEEP_OLD, OLD, *_paths(changing)))
+    with ExitStack() as unless_done:
+        unless_done.callback(_put_back, server, changing, before, run)
+        server.check(f"rm -f {shlex.join(marks)} && {_script(PUT_IN_PLACE, STAGED, *_paths(changing))}")
+        _start(server, changing, before)
+        unless_done.pop_all()
+    keep = " && ".join(f"echo {digest} >{mark}" for mark, digest in marks.items())
+    server.check(f"{keep} && rm -rf {STAGED} {OLD}")
+
+
+def _can_serve(lab: Lab, server: Remote, facts: Facts) -> None:
+    if not facts.root:
+        raise LabError("the server step changes system services; it needs root there", node=server.name)
+    if str(lab.server.address) not in facts.addresses:
+        message = f"it does not have the lab's server address {lab.server.address}"
+        raise LabError(message, node=server.name, last_seen=f"its addresses are {', '.join(facts.addresses)}")
+    missing = [link for link in (lab.server.lan, lab.server.wan) if link and link not in facts.links]
+    if missing:
+        message = f"it has no network interface {' or '.join(missing)}, which the lab file names"
+        raise LabError(message, node=server.name, last_seen=f"its interfaces are {', '.join(facts.links)}")
+
+
+def _install_packages(server: Remote, facts: Facts, timeout: float) -> bool:
+    if facts.missing:
+        names = shlex.join(facts.missing)
+        install = f"{APT} update && {APT} install --no-install-recommends {names}"
+        server.check(install, timeout=timeout)
+    return bool(facts.missing)
+
+
+def _add_user(server: Remote, facts: Facts) -> bool:
+    if not facts.user:
+        home = "--no-create-home --home-dir /var/lib/rackproof-boot --shell /usr/sbin/nologin"
+        server.check(f"useradd --system --user-group {home} rackproof")
+    return not facts.user
+
+
+def _install_python_packages(server: Remote, facts: Facts, timeout: float) -> bool:
+    digest = requirements_digest()
+    if facts.requirements == digest:
+        return False
+    pip = f"python3 -m pip --version >/dev/null 2>&1 || {{ {APT} update && {APT} install python3-pip; }}"
+    server.check(pip, timeout=timeout)
+    server.check(_script(PIP, PACKAGES, digest), stdin=REQUIREMENTS, timeout=timeout)
+    return True
+
+
+def _upload(server: Remote, name: str, media: InstallMedia) -> bool:
+    """Bring the installer's files to the server; True when one was sent."""
+    folder = f"{HTTP_ROOT}/{name}"
+    files = _files_of(media)
+    there = server.run(f"cd {folder} && stat -c '%n %s %Y' -- *").stdout.splitlines()
+    # As rsync does: the same size and time are the same file. A digest of an ISO takes seconds.
+    differ = {to: file for to, file in files.items() if _line(to, file) not in there}
+    names = {line.split()[0] for line in there}
+    sent = [_send(server, f"{folder}/{to}", file, to in names) for to, file in differ.items()]
+    return any(sent)
+
+
+def _line(name: str, file: Path) -> str:
+    about = file.stat()
+    return f"{name} {about.st_size} {int(about.st_mtime)}"
+
+
+def _send(server: Remote, path: str, file: Path, exists: bool) -> bool:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    modified = int(file.stat().st_mtime)
+    same = f"echo '{digest}  {path}' | sha256sum --check --status && touch -d @{modified} {path}"
+    if exists and server.run(same, timeout=UPLOAD).rc == 0:
+        return False
+    server.check(_script(TAKE, path, digest, str(modified)), stdin=file, timeout=UPLOAD)
+    return True
+
+
+def _stage(server: Remote, files: Sequence[File]) -> None:
+    archive = tar(files)
+    server.check(_script(UNPACK, STATE, hashlib.sha256(archive).hexdigest()), stdin=archive)
+
+
+def tar(files: Sequence[File]) -> bytes:
+    """The files as a tar archive, with mode and owner by name."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        for file in files:
+            entry = tarfile.TarInfo(file.path.lstrip("/"))
+            entry.size, entry.mode = len(file.content), file.mode
+            entry.uname, entry.gname = file.owner.split(":")
+            archive.addfile(entry, io.BytesIO(file.content))
+    return target.getvalue()
+
+
+def _test(server: Remote, part: Part) -> None:
+    result = server.run(part.test)
+    if result.rc != 0:
+        names = ", ".join(file.path for file in part.files[:3])
+        message = f"{part.name} refuses its rendered configuration ({names}); nothing was replaced"
+        raise LabError(message, node=server.name, last_seen=tail(result.stderr) or tail(result.stdout))
+
+
+def _start(server: Remote, changing: Sequence[Part], before: Facts) -> None:
+    """Start all units at once: systemd does it side by side, and reads its own files once."""
+    units = [part.unit for part in changing]
+    prepare = " && ".join(part.prepare for part in changing)
+    restart = f"systemctl daemon-reload && systemctl restart {shlex.join(units)}"
+    start = server.run(f"{prepare} && {restart}", timeout=180)
+    if start.rc != 0:
+        raise _did_not_start(server, changing, start)
+    new = [unit for unit in units if before.units.get(unit, Unit()).enabled != "enabled"]
+    _systemctl(server, {"enable --quiet": new})
+
+
+def _put_back(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> None:
+    """The old files, and the units as they were; a failure here is told, so that it hides no other."""
+    states = {part.unit: before.units.get(part.unit, Unit()) for part in changing}
+    new = [unit for unit, state in states.items() if not state.enabled]
+    off = [unit for unit, state in states.items() if state.enabled and state.enabled != "enabled"]
+    idle = [unit for unit, state in states.items() if state.enabled and state.active != "active"]
+    running = [unit for unit, state in states.items() if state.active == "active"]
+    names = ", ".join(part.name for part in changing)
+    try:
+        # A unit that is about to go again can be stopped only while its file is there.
+        _systemctl(server, {"disable --quiet --now": new})
+        server.check(_script(PUT_IN_PLACE, OLD, *_paths(changing)))
+        server.check(" && ".join(["systemctl daemon-reload", *(part.undo for part in changing)]))
+        _systemctl(server, {"disable --quiet": off, "stop": idle, "restart": running})
+        # It says no of a unit without a failure to forget.
+        server.run(f"systemctl reset-failed {shlex.join(idle)}" if idle else "true")
+        run.say("undone", f"{names}: the old configuration is back", step="server")
+    except LabError as error:
+        run.say("undo-failed", f"{names}: {error}", step="server")
+
+
+def _systemctl(server: Remote, actions: Mapping[str, Sequence[str]]) -> None:
+    commands = [f"systemctl {action} {shlex.join(units)}" for action, units in actions.items() if units]
+    if commands:
+        server.check(" && ".join(commands), timeout=180)
+
+
+def _did_not_start(server: Remote, changing: Sequence[Part], start: Result) -> LabError:
+    states = server.run(f"systemctl is-active {shlex.join(part.unit for part in changing)}").stdout.split()
+    failed = [part for part, state in zip(changing, states, strict=False) if state != "active"]
+    names = ", ".join(part.name for part in failed) or "a service"
+    message = f"{names} did not start with the new configuration; the old one is put back"
+    words = "\n".join(_journal(server, part.unit) for part in failed) or tail(start.stderr)
+    return LabError(message, node=server.name, last_seen=words)
+
+
+def _journal(server: Remote, unit: str) -> str:
+    return tail(server.run(f"journalctl -u {unit} -n 8 -o cat --no-pager").stdout, 8)
+
+
+def _paths(changing: Sequence[Part]) -> list[str]:
+    return [file.path for part in changing for file in part.files]
+
+
+def _listens(facts: Facts, socket: tuple[str, int], address: IPv4Address) -> bool:
+    kind, port = socket
+    # Where another site of nginx has port 80 of every address, nginx opens that one alone for both.
+    return not {f"{kind} {address}:{port}", f"{kind} 0.0.0.0:{port}"}.isdisjoint(facts.listening)
+
+
+def _read_back(lab: Lab, server: Remote, known: Facts | None) -> dict[str, Any]:
+    facts = known or gather(server, paths(), UNIT_NAMES)
+    address = lab.server.address
+    silent = [socket for socket in SOCKETS if not _listens(facts, socket, address)]
+    if silent:
+        wanted = ", ".join(f"{kind} {address}:{port}" for kind, port in silent)
+        message = f"nothing listens on {wanted}"
+        raise LabError(message, node=server.name, last_seen=f"listening: {', '.join(facts.listening)}")
+    return {
+        "system": facts.system,
+        "address": str(address),
+        "versions": dict(facts.versions),
+        "services": {name: unit.active for name, unit in facts.units.items()},
+        "listening": list(facts.listening),
+        "media": _media(lab),
+        "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
+    }
+
+
+def _make_known(lab: Lab, server: Remote) -> bool:
+    """Tell the boot service which nodes there are: whoever has no leave to install boots from its disk."""
+    nodes = [
+        RackNode(
+            name=node.name,
+            macs=tuple(sorted(node.all_macs)),
+            address=node.management,
+            boot_script=render("local.ipxe.j2", node=node),
+        )
+        for node in lab.nodes.values()
+    ]
+    consoles = [node.bmc.mac for node in lab.nodes.values() if node.bmc.mac]
+    with server.forward_socket(OPERATOR_SOCKET) as socket, at_work(server.name):
+        return BootService(socket).put_rack(lab.name, nodes, consoles)
+
+
+def _media(lab: Lab) -> dict[str, dict[str, int]]:
+    """Bytes of each file of the install media, by operating system."""
+    return {
+        system: {name: file.stat().st_size for name, file in _files_of(media).items()}
+        for system, media in lab.media.items()
+    }
+
+
+def _files_of(media: InstallMedia) -> dict[str, Path]:
+    return {"vmlinuz": media.vmlinuz, "initrd.img": media.initrd, "proxmox.iso": media.iso}
+
+
+def _script(script: str, *arguments: str) -> str:
+    return shlex.join(["sh", "-c", script, "rackproof", *arguments])

@@ -1,0 +1,260 @@
+"""What a provisioning server should hold for a lab: parts, each a service with its files, tests and start."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision.inventory import Lab
+from provision.render import render
+from provision.server_facts import STATE, Facts, Unit
+
+STAGED = f"{STATE}/new"
+OPTIONS_FILE = "/etc/rackproof/dhcp-options"
+HTTP_ROOT = "/srv/rackproof/http"
+TFTP_ROOT = "/usr/lib/ipxe"
+SOURCE = "/opt/rackproof/src"
+PACKAGES = "/opt/rackproof/lib"
+OPERATOR_SOCKET = "/run/rackproof/operator.sock"
+NODES_SOCKET = "/run/rackproof/nodes.sock"
+LEDGER = "/var/lib/rackproof-boot/ledger.sqlite"
+LEASE = "1h"
+
+DNSMASQ_CONF = "/etc/dnsmasq.d/rackproof.conf"
+NGINX_CONF = "/etc/nginx/conf.d/rackproof.conf"
+NFT_FILE = "/etc/rackproof/nftables.nft"
+SYSCTL_FILE = "/etc/sysctl.d/60-rackproof.conf"
+CHRONY_CONF = "/etc/chrony/conf.d/rackproof.conf"
+UNITS = "/etc/systemd/system"
+
+PROVISION = Path(__file__).parent
+REQUIREMENTS = PROVISION / "boot_service" / "requirements.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it should be."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+    owner: str = "root:root"
+
+    @property
+    def sha256(self) -> str:
+        """The content's digest."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def stands(self, facts: Facts) -> bool:
+        """Whether the server has exactly this."""
+        found = facts.files.get(self.path)
+        return found is not None and (found.sha256, found.mode, found.owner) == (
+            self.sha256, format(self.mode, "o"), self.owner,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A systemd unit with its files; `test` is the command that judges the staged ones.
+
+    `prepare` is done before the unit starts, `undo` when the old files are put back.
+    """
+
+    name: str
+    unit: str
+    files: tuple[File, ...]
+    test: str
+    prepare: str = "true"
+    undo: str = "true"
+    in_force: bool = True
+
+    @property
+    def digest(self) -> str:
+        """One digest of all its files."""
+        lines = [f"{file.path} {file.sha256} {file.mode:o} {file.owner}" for file in self.files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def stands(self, facts: Facts) -> bool:
+        """Whether the files are there, the unit runs, and it was started with these files.
+
+        The last is what `applied` keeps: a run that was killed between replacing and starting leaves the
+        new files under a service that still has the old ones.
+        """
+        return (
+            self.in_force
+            and facts.units.get(self.unit, Unit()).good
+            and facts.applied.get(self.unit) == self.digest
+            and all(file.stands(facts) for file in self.files)
+        )
+
+
+def parts(lab: Lab, facts: Facts) -> tuple[Part, ...]:
+    """All parts; their units do not need one another to start."""
+    return (_nat(lab, facts), _clock(lab), _boot_service(lab), _nginx(lab), _dnsmasq(lab, facts))
+
+
+def paths() -> tuple[str, ...]:
+    """Every file that any lab's parts have."""
+    units = [f"{UNITS}/rackproof-nftables.service", f"{UNITS}/rackproof-boot-service.service"]
+    files = [DNSMASQ_CONF, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF]
+    return (*files, *units, *source_files())
+
+
+UNIT_NAMES = ("rackproof-nftables", "chrony", "rackproof-boot-service", "nginx", "dnsmasq")
+
+
+def service_url(lab: Lab) -> str:
+    """Where nodes reach the boot service and the media, without a slash at the end."""
+    return f"http://{lab.server.address}"
+
+
+def options(lab: Lab, tokens: Mapping[str, str]) -> File:
+    """The DHCP options of the nodes with a permit; readable by dnsmasq alone, for it holds their tokens."""
+    answers = {lab.nodes[name].name: f"{service_url(lab)}/answer/{token}" for name, token in tokens.items()}
+    return _rendered(OPTIONS_FILE, "dhcp-options.j2", mode=0o400, owner="dnsmasq:root", answers=answers)
+
+
+def requirements_digest() -> str:
+    """SHA-256 of the list of the boot service's Python packages."""
+    return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+
+
+@functools.cache
+def source_files() -> Mapping[str, Path]:
+    """What the boot service runs of this project: server path to file, found by following its imports."""
+    found: dict[str, Path] = {}
+    todo = ["provision.boot_service.__main__"]
+    while todo:
+        file = _module_file(todo.pop())
+        path = f"{SOURCE}/{file.relative_to(PROVISION.parent)}"
+        if path not in found:
+            found[path] = file
+            todo += _imports(file)
+    return dict(sorted(found.items()))
+
+
+def _dnsmasq(lab: Lab, facts: Facts) -> Part:
+    network, address = lab.management, lab.server.address
+    config = _rendered(
+        DNSMASQ_CONF, "dnsmasq.conf.j2", lab=lab, network=network, address=address, url=service_url(lab),
+        nodes=lab.nodes.values(), hosts=list(_reservations(lab)), records=list(_records(lab)),
+        router=network.gateway or (address if lab.server.wan else None), dns=network.dns or (address,),
+        resolvers=facts.resolvers, options_file=OPTIONS_FILE, tftp_root=TFTP_ROOT, lease=LEASE,
+    )  # fmt: skip
+    return Part(
+        name="dnsmasq",
+        unit="dnsmasq",
+        files=(config, options(lab, {})),
+        test=f"dnsmasq --test -C {STAGED}{DNSMASQ_CONF}",
+    )
+
+
+def _nginx(lab: Lab) -> Part:
+    config = _rendered(
+        NGINX_CONF, "nginx.conf.j2", lab=lab, address=lab.server.address, http_root=HTTP_ROOT,
+        nodes_socket=NODES_SOCKET,
+    )  # fmt: skip
+    alone = f"{STAGED}/nginx.conf"
+    whole = f"error_log stderr; pid {STAGED}/nginx.pid; events {{}} http {{ include {STAGED}{NGINX_CONF}; }}"
+    return Part(
+        name="nginx",
+        unit="nginx",
+        files=(config,),
+        test=f"echo '{whole}' >{alone} && nginx -t -q -c {alone}",
+    )
+
+
+def _nat(lab: Lab, facts: Facts) -> Part:
+    wan, unit = lab.server.wan, "rackproof-nftables"
+    networks = [network.cidr for network in lab.networks.values()]
+    values: dict[str, Any] = {"lab": lab, "wan": wan, "networks": networks, "address": lab.server.address}
+    files = (
+        _rendered(NFT_FILE, "nftables.nft.j2", **values),
+        _rendered(SYSCTL_FILE, "sysctl.conf.j2", **values),
+        _rendered(f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, nft_file=NFT_FILE),
+    )
+    return Part(
+        name="NAT",
+        unit=unit,
+        files=files,
+        test=f"nft -c -f {STAGED}{NFT_FILE}",
+        prepare=f"sysctl -q -p {SYSCTL_FILE}",
+        undo="true" if facts.forwarding else "sysctl -q -w net.ipv4.ip_forward=0",
+        in_force=wan is None or (facts.nat and facts.forwarding),
+    )
+
+
+def _clock(lab: Lab) -> Part:
+    networks = [network.cidr for network in lab.networks.values()]
+    config = _rendered(CHRONY_CONF, "chrony.conf.j2", lab=lab, networks=networks)
+    return Part(
+        name="clock",
+        unit="chrony",
+        files=(config,),
+        test=f"chronyd -p -f {STAGED}{CHRONY_CONF}",
+    )
+
+
+def _boot_service(lab: Lab) -> Part:
+    unit = "rackproof-boot-service"
+    service = _rendered(
+        f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, ledger=LEDGER, source=SOURCE,
+        packages=PACKAGES, operator_socket=OPERATOR_SOCKET, nodes_socket=NODES_SOCKET,
+        requirements=requirements_digest(),
+    )  # fmt: skip
+    source = [File(path, file.read_bytes()) for path, file in source_files().items()]
+    trial = f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={STAGED}{SOURCE}:{PACKAGES}"
+    return Part(
+        name="boot service",
+        unit=unit,
+        files=(service, *source),
+        test=f"{trial} python3 -m provision.boot_service --help",
+    )
+
+
+def _rendered(
+    path: str, template: str, *, mode: int = 0o644, owner: str = "root:root", **values: Any
+) -> File:
+    return File(path, render(template, **values).encode(), mode, owner)
+
+
+def _reservations(lab: Lab) -> Iterator[dict[str, object]]:
+    for node in lab.nodes.values():
+        yield {"name": node.name, "mac": node.mac, "address": node.management}
+        if node.bmc.mac:
+            yield {"name": node.bmc.name, "mac": node.bmc.mac, "address": node.bmc.address}
+
+
+def _records(lab: Lab) -> Iterator[dict[str, object]]:
+    """Every name of the lab: a node's other addresses go by NODE-NETWORK."""
+    yield _record(lab, lab.server.name, lab.server.address)
+    for node in lab.nodes.values():
+        yield _record(lab, node.name, node.management)
+        yield _record(lab, node.bmc.name, node.bmc.address)
+        others = [name for name in node.addresses if name != lab.management.name]
+        yield from (_record(lab, f"{node.name}-{name}", node.addresses[name]) for name in others)
+
+
+def _record(lab: Lab, name: str, address: object) -> dict[str, object]:
+    return {"names": [f"{name}.{lab.domain}", name], "address": address}
+
+
+def _module_file(module: str) -> Path:
+    path = PROVISION.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """The project's modules that a file imports, with the packages they lie in."""
+    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    named = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    named += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for module in named:
+        if module.partition(".")[0] == PROVISION.name:
+            words = module.split(".")
+            yield from (".".join(words[:length]) for length in range(1, len(words) + 1))

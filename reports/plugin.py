@@ -1,0 +1,195 @@
+"""Wires the telling into a lab session: terminal, JUnit properties, and the run's files."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Generator, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from _pytest.junitxml import xml_key
+
+from provision.errors import RackproofError
+from provision.run import STEPS
+from provision.session import SESSION, Session
+from reports.story import Outcome, Result, Story
+
+if TYPE_CHECKING:
+    from provision.journal import Event, Evidence
+    from provision.run import Run
+    from reports.terminal import LabReporter
+
+VERSION = "0.1"
+
+
+class Telling:
+    """One lab session as it is told; registered in the process that owns the terminal."""
+
+    def __init__(self, config: pytest.Config, session: Session, reporter: LabReporter) -> None:
+        self._config, self._session, self._reporter = config, session, reporter
+        self._story = reporter.story
+        session.subscribers.append(self.take)
+        session.finishers.append(self.write_nodes)
+
+    def take(self, event: Event) -> None:
+        """One event of the run: told at once and kept at once."""
+        from reports import files  # noqa: PLC0415
+
+        self._story.take(event)
+        self._reporter.tell(event)
+        files.write_event(self._session.folder, event)
+
+    def pytest_runtestloop(self) -> None:
+        """The first line, before the first test."""
+        self._reporter.begin()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One test has ended, or has failed to begin."""
+        result = _result(report)
+        if result is None:
+            return
+        acts, step, said = "acts" in report.keywords, report.step, _said(report, result)
+        self._story.note(Outcome(name_of(report), step, result, report.duration, acts=acts, said=said))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file of checks that cannot be read is told like a check that failed."""
+        if report.failed:
+            self._story.note(
+                Outcome(f"collecting {report.nodeid}", "", "error", 0.0, said=report.longreprtext)
+            )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """After every fixture has been torn down: the summary, in the terminal and in files."""
+        from reports import files  # noqa: PLC0415
+
+        self._story.interrupted = self._session.interrupted
+        files.write_summary(self._session.folder, self._session.run_id, self._story)
+        self._reporter.end()
+
+    def write_nodes(self, run: Run) -> None:
+        """Node facts and JUnit properties, while the ledger is still open."""
+        from reports import files  # noqa: PLC0415
+
+        evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
+        files.write_nodes(self._session.folder, self._session.node_names, evidence)
+        xml = self._config.stash.get(xml_key, None)
+        if xml is not None:
+            for name, value in properties(self._session, evidence):
+                xml.add_global_property(name, value)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A lab session is told by our reporter, in the process that owns the terminal."""
+    session = config.stash.get(SESSION, None)
+    listing = config.option.collectonly or config.option.setupplan
+    if session is None or listing or hasattr(config, "workerinput"):
+        return
+    from reports.terminal import LabReporter  # noqa: PLC0415 (collecting needs no terminal of ours)
+
+    plugins = config.pluginmanager
+    plugins.unregister(plugins.getplugin("terminalreporter"))
+    story = Story(session.written.name, STEPS, session.node_names)
+    folder = session.request.out / "latest"
+    report = _shown(folder / "junit.xml")
+    reporter = LabReporter(config, story, heading(session), report)
+    plugins.register(reporter, "terminalreporter")
+    plugins.register(Telling(config, session, reporter), "rackproof-telling")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Trouble of the lab is told in its own words, without the way it took through the code."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, RackproofError):
+        report.longrepr = str(call.excinfo.value)
+    mark = item.get_closest_marker("step")
+    # Not one of pytest's user_properties: JUnit's schema knows no properties of a test case.
+    report.step = mark.args[0] if mark else ""  # type: ignore[attr-defined]
+    return report
+
+
+def heading(session: Session) -> str:
+    """What runs against what, on one line."""
+    nodes = len(session.node_names)
+    parts = [
+        f"rackproof {VERSION}",
+        f"lab {session.written.name}",
+        f"{nodes} node{'s' if nodes != 1 else ''}",
+    ]
+    parts.append(f"run {session.run_id}")
+    if session.request.mode == "provision":
+        wiped = "virtual hardware" if session.virtual else f"the disks of {', '.join(session.node_names)}"
+        parts.append(f"wiping: {wiped}")
+    else:
+        parts.append("reading only")
+    return " · ".join(parts)
+
+
+def name_of(report: pytest.TestReport) -> str:
+    """A test's name as people say it: subject, check and case."""
+    path, _, name = report.nodeid.partition("::")
+    subject = Path(path).stem.removeprefix("check_")
+    return (
+        f"step {name.removeprefix('test_')}"
+        if subject == "steps"
+        else f"{subject}: {name.removeprefix('test_')}"
+    )
+
+
+def properties(session: Session, evidence: Iterable[Evidence]) -> Iterator[tuple[str, str]]:
+    """The facts of the whole suite, for JUnit."""
+    yield "run", session.run_id
+    yield "lab", session.written.name
+    yield "mode", session.request.mode
+    yield "virtual", str(session.virtual).lower()
+    yield "rackproof", f"{VERSION} {_commit()}".strip()
+    yield "python", platform.python_version()
+    for package in ("pytest", "pytest-testinfra", "sushy", "proxmoxer"):
+        yield package, version(package)
+    for step in evidence:
+        yield f"step.{step.step}", f"run {step.run}, {step.seconds:.1f} s"
+        for node, facts in step.nodes.items():
+            told = {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
+            yield f"{node}.{step.step}", ", ".join(f"{name} {value}" for name, value in told.items())
+
+
+def _result(report: pytest.TestReport) -> Result | None:
+    if report.skipped:
+        return "skipped"
+    if report.when == "call":
+        return "passed" if report.passed else "failed"
+    return "error" if report.failed else None
+
+
+def _said(report: pytest.TestReport, result: Result) -> str:
+    if result == "skipped":
+        return str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+    if result == "passed":
+        return ""
+    if isinstance(report.longrepr, str):
+        return report.longrepr
+    lines = report.longreprtext.splitlines()
+    told = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return "\n".join(told or lines[-12:])
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip()

@@ -1,0 +1,171 @@
+"""What a run has come to so far: steps, nodes and outcomes, read from events and test reports."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from provision.journal import Event
+
+State = Literal["waiting", "running", "done", "recalled", "failed", "not reached"]
+Result = Literal["passed", "failed", "error", "skipped"]
+
+NODE_PHASES = (
+    "identified", "permitted", "network-boot-set", "reset",
+    "dhcp", "boot-script", "answer", "installed", "first-boot", "registered",
+    "node-joined",
+)  # fmt: skip
+"""The kinds of event that move a node on, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one test ended: a step's own, or a check of one subject; `said` is its failure in a few lines."""
+
+    name: str
+    step: str
+    result: Result
+    seconds: float
+    acts: bool = False
+    said: str = ""
+
+
+@dataclass(slots=True)
+class StepTold:
+    """A step as the report shows it."""
+
+    name: str
+    state: State = "waiting"
+    began: float = 0.0
+    seconds: float = 0.0
+    summary: str = ""
+    said: str = ""
+    checks: Counter[Result] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class NodeTold:
+    """A node as the report shows it: the phase it is in, since when, and its last word."""
+
+    name: str
+    phase: str = ""
+    since: float = 0.0
+    last: str = ""
+
+
+class Story:
+    """Takes events and outcomes; the terminal and the summary read it."""
+
+    def __init__(self, lab: str, steps: Sequence[str], nodes: Iterable[str]) -> None:
+        self.lab = lab
+        self.began = time.time()
+        self.steps = {name: StepTold(name) for name in steps}
+        self.nodes = {name: NodeTold(name) for name in nodes}
+        self.outcomes: list[Outcome] = []
+        self.interrupted = False
+        self.machines_at_work = 0.0
+        self.ssh_connections = 0
+
+    def take(self, event: Event) -> None:
+        """Learn from an event of the run."""
+        if event.kind == "run-ended":
+            self.machines_at_work = float(event.facts.get("machines_at_work", 0))
+            self.ssh_connections = int(event.facts.get("ssh_connections", 0))
+        elif event.kind.startswith("step-") and event.step in self.steps:
+            self._take_step(self.steps[event.step], event)
+        elif event.node in self.nodes and event.kind in NODE_PHASES:
+            self._take_phase(self.nodes[event.node], event)
+
+    def note(self, outcome: Outcome) -> None:
+        """Learn how a test ended."""
+        self.outcomes.append(outcome)
+        step = self.steps.get(outcome.step)
+        if step is None:
+            return
+        if not outcome.acts:
+            step.checks[outcome.result] += 1
+        elif outcome.result == "skipped":
+            step.state, step.summary = "not reached", outcome.said
+        elif outcome.result != "passed":
+            step.state, step.said = "failed", outcome.said
+            step.seconds = step.seconds or outcome.seconds
+        elif step.state == "waiting":
+            step.state, step.summary = "recalled", "stands from an earlier run"
+
+    @property
+    def running(self) -> StepTold | None:
+        """The step that is acting now."""
+        return next((step for step in self.steps.values() if step.state == "running"), None)
+
+    @property
+    def counts(self) -> Counter[Result]:
+        """Checks by result."""
+        return Counter(outcome.result for outcome in self.outcomes if not outcome.acts)
+
+    @property
+    def bad(self) -> list[Outcome]:
+        """What failed, in order."""
+        return [outcome for outcome in self.outcomes if outcome.result in ("failed", "error")]
+
+    @property
+    def verdict(self) -> str:
+        """What the run has shown."""
+        if self.bad or self.interrupted:
+            return "NOT PROVED"
+        return "PROVED" if self.counts["passed"] else "NOTHING CHECKED"
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has lasted."""
+        return time.time() - self.began
+
+    def closing_line(self) -> str:
+        """The run in one line."""
+        states = Counter(step.state for step in self.steps.values())
+        counts = self.counts
+        words = [f"{states[state]} {text}" for state, text in _STATES.items() if states[state]]
+        checks = [f"{counts['passed']} checks passed"]
+        bad = counts["failed"] + counts["error"]
+        checks += [f"{bad} failed"] if bad else []
+        checks += [f"{counts['skipped']} skipped"] if counts["skipped"] else []
+        parts = [", ".join(words)] if words else []
+        return " · ".join([*parts, ", ".join(checks), duration(self.seconds)])
+
+    def _take_step(self, step: StepTold, event: Event) -> None:
+        if event.kind == "step-started":
+            step.state, step.began = "running", event.time
+            return
+        step.seconds = float(event.facts.get("seconds", event.time - step.began))
+        step.state = "done" if event.kind == "step-done" else "failed"
+        if step.state == "done":
+            changed, unchanged = event.facts.get("changed", 0), event.facts.get("unchanged", 0)
+            step.summary = (
+                f"{changed} changed, {unchanged} as they were" if unchanged else f"{changed} changed"
+            )
+
+    def _take_phase(self, node: NodeTold, event: Event) -> None:
+        node.last = event.text
+        order = NODE_PHASES.index
+        # DHCP comes again when the installer and the installed system ask; that is no step back.
+        if event.kind == "permitted" or not node.phase or order(event.kind) > order(node.phase):
+            node.phase, node.since = event.kind, event.time
+
+
+_STATES: dict[State, str] = {
+    "done": "steps proved",
+    "recalled": "recalled",
+    "failed": "failed",
+    "not reached": "not reached",
+}
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 6.1 s, 1:12, 1:02:03."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

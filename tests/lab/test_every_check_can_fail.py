@@ -1,0 +1,356 @@
+"""For every check a fault is planted, is caught by the checks meant for it, and by no other.
+
+Faults that leave each other alone are planted together, to spare time: every failed case must be
+expected of exactly one of them, and each must be caught by all that it names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provision.state import home
+from tests.lab.conftest import Lab
+
+NODES = ("node1", "node2", "node3", "node4")
+INTERFACES = "/etc/network/interfaces"
+DNSMASQ = "/etc/dnsmasq.d/rackproof.conf"
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
+FIRST_BOOT = "/var/lib/proxmox-first-boot"
+STRANGER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPBG18KoYrX7WQA9FQGOZhLgsgpALC2TNGnWxswPJgYZ stranger"
+
+
+OPEN_DOORS = "".join(
+    f"/location \\/ {{/i location = {path} {{ return 200 {text}; }}\n"
+    for path, text in {
+        "/boot/52:54:00:a1:01:21": "kernel",
+        "/boot/02:00:5e:00:53:01": "kernel",
+        "/answer/made-up-by-a-check": "root-password",
+    }.items()
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by the shell commands that plant and mend it on a machine, and who must catch it.
+
+    Each of `caught_by`, regular expressions, must match a failed case.
+    """
+
+    name: str
+    machine: str
+    plant: str
+    mend: str
+    caught_by: tuple[str, ...]
+
+
+def edited(name: str, machine: str, path: str, script: str, *caught_by: str, after: str = "true") -> Fault:
+    """A fault by a sed script on a file, mended by the copy that was kept."""
+    kept = "/root/kept-" + re.sub(r"\W+", "-", name)
+    return Fault(
+        name,
+        machine,
+        f"cp -p {path} {kept} && sed -i --follow-symlinks '{script}' {path} && ! cmp -s {path} {kept} && {after}",
+        f"cat {kept} >{path} && touch -r {kept} {path} && rm {kept} && {after}",
+        caught_by,
+    )
+
+
+def run(name: str, machine: str, plant: str, mend: str, *caught_by: str) -> Fault:
+    """A fault by two commands."""
+    return Fault(name, machine, plant, mend, caught_by)
+
+
+def way(node: str, *, both: bool = False) -> str:
+    """The pairs of nodes that start at a node, or at either end."""
+    others = "|".join(other for other in NODES if other != node)
+    there = f"{node}-({others})"
+    return f"({there}|({others})-{node})" if both else there
+
+
+WHAT_IS_INSTALLED = [
+    run("nginx is not started at boot", "server", "systemctl disable nginx", "systemctl enable nginx",
+        r"server::test_service_starts_at_boot\[nginx\]"),
+    edited("a name with another's address", "server", DNSMASQ,
+           r"/^host-record=node3\./s/10\.10\.1\.23/10.10.1.93/",
+           r"dns::test_name_has_its_address\[node3\.lab\.example\.net\]",
+           r"dns::test_address_has_its_name\[node3\.lab\.example\.net\]", after="systemctl restart dnsmasq"),
+    edited("a name for a stranger", "server", DNSMASQ,
+           "$a host-record=no-such-machine.lab.example.net,10.10.1.77", r"dns::test_stranger_has_no_name",
+           after="systemctl restart dnsmasq"),
+    edited("doors left open", "server", "/etc/nginx/conf.d/rackproof.conf", OPEN_DOORS,
+           r"boot_files::test_boot_script_of_node\[node1\]", r"boot_files::test_stranger_gets_no_boot_script",
+           r"boot_files::test_stranger_gets_no_answer", after="nginx -t -q && systemctl reload nginx"),
+    run("a truncated boot file", "server",
+        "cp -p /usr/lib/ipxe/snponly.efi /root/kept && truncate -s -100 /usr/lib/ipxe/snponly.efi",
+        "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_file_by_tftp"),
+    run("a truncated install medium", "server",
+        "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
+        "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
+        r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+    edited("an older install", "node2", "/etc/rackproof/install.json", 's/"nonce": "..../"nonce": "0000/',
+           r"install::test_nonce_is_of_this_install\[node2\]"),
+    run("installed before this run", "node3",
+        f"touch -r {FIRST_BOOT}/proxmox-first-boot /root/kept && touch -d yesterday {FIRST_BOOT}/proxmox-first-boot",
+        f"touch -r /root/kept {FIRST_BOOT}/proxmox-first-boot && rm /root/kept",
+        r"install::test_installed_in_that_run\[node3\]"),
+    edited("a name that leads to loopback", "node4", "/etc/hosts", r"s/^10\.10\.1\.24/127.0.1.1/",
+           r"install::test_full_name\[node4\]"),
+    run("a first boot still pending", "node1", f"touch {FIRST_BOOT}/pending-first-boot-setup",
+        f"rm {FIRST_BOOT}/pending-first-boot-setup", r"install::test_first_boot_is_done\[node1\]"),
+    run("an older version", "node4",
+        "cp -p /usr/bin/pveversion /root/kept && printf '#!/bin/sh\\necho pve-manager/8.4.1/0\\n' >/usr/bin/pveversion",
+        "mv /root/kept /usr/bin/pveversion", r"install::test_proxmox_version\[node4\]"),
+    edited("another name server", "node2", "/etc/resolv.conf", r"s/10\.10\.1\.1$/192.0.2.53/",
+           r"install::test_resolves_by_the_server\[node2\]"),
+    edited("log-in by password", "node2", "/etc/ssh/sshd_config.d/10-rackproof.conf",
+           "s/PasswordAuthentication no/PasswordAuthentication yes/", r"ssh::test_password_does_not\[node2\]",
+           after="systemctl reload ssh"),
+    run("a stranger's key", "node1", f"echo '{STRANGER}' >>/etc/pve/priv/authorized_keys",
+        "sed -i --follow-symlinks '/ stranger$/d' /etc/pve/priv/authorized_keys",
+        r"ssh::test_authorized_keys_are_exactly_the_labs\[node[1-4]\]"),
+    run("corosync is not started at boot", "node3", "systemctl disable corosync", "systemctl enable corosync",
+        r"corosync::test_corosync_runs\[node3\]"),
+    edited("a configuration of its own", "node4", "/etc/corosync/corosync.conf", "s/debug: off/debug: on/",
+           r"corosync::test_configuration_is_the_clusters\[node4\]",
+           r"corosync::test_configuration_is_on_every_node\[node4\]"),
+    run("an API that is down", "node2", "systemctl stop pveproxy", "systemctl start pveproxy",
+        r"cluster::test_service_runs\[node2-pveproxy\]", r"cluster::test_api_agrees\[node2\]"),
+]  # fmt: skip
+
+WHAT_THE_NETWORK_IS = [
+    run("a second default route", "node4", "ip route add default via 10.10.2.1 dev vmbr1 metric 500 onlink",
+        "ip route del default via 10.10.2.1 dev vmbr1 metric 500",
+        r"network::test_default_route_by_management_only\[node4\]"),
+    edited("another default route after a reboot", "node1", INTERFACES, r"/address 10\.10\.2\.21/a gateway 10.10.2.1",
+           r"network::test_default_route_is_persisted\[node1\]"),
+    edited("another address after a reboot", "node2", INTERFACES, "s|address 10.10.2.22/24|address 10.10.2.99/24|",
+           r"network::test_address_is_persisted\[node2-storage\]"),
+    edited("no broadcast address after a reboot", "node1", INTERFACES, r"/broadcast 10\.10\.1\.255/d",
+           r"broadcast::test_broadcast_address_is_persisted\[node1-management\]"),
+    edited("MTU 1500 after a reboot", "node4", INTERFACES, "/iface eno3/,/mtu/s/mtu 9000/mtu 1500/",
+           r"mtu::test_mtu_is_persisted\[node4-storage\]"),
+    run("an address beside the bridge's", "node4", "ip addr add 10.10.2.124/24 dev vmbr1",
+        "ip addr del 10.10.2.124/24 dev vmbr1", r"network::test_bridge_has_its_address\[node4-storage\]",
+        r"broadcast::test_broadcast_address\[node4-storage\]"),
+    run("an address on the port", "node1", "ip addr add 192.0.2.4/32 dev eno3", "ip addr del 192.0.2.4/32 dev eno3",
+        r"network::test_nic_bears_no_address\[node1-storage\]"),
+    run("a stray port in the bridge", "node2",
+        "ip link add stray type veth peer name yarts && ip link set stray mtu 9000 master vmbr1",
+        "ip link del stray", r"network::test_bridge_has_its_port\[node2-storage\]"),
+    run("no broadcast address", "node3",
+        "ip addr del 10.10.2.23/24 dev vmbr1 && ip addr add 10.10.2.23/24 dev vmbr1",
+        "ip addr del 10.10.2.23/24 dev vmbr1 && ip addr add 10.10.2.23/24 broadcast + dev vmbr1",
+        r"broadcast::test_broadcast_address\[node3-storage\]"),
+    run("MTU 1500 on one bridge", "node2", "ip link set vmbr1 mtu 1500", "ip link set vmbr1 mtu 9000",
+        r"mtu::test_mtu_of_bridge\[node2-storage\]", rf"mtu::test_largest_packet_passes\[{way('node2')}-storage\]"),
+    run("a larger MTU than asked for", "node4", "ip link set eno1 mtu 1600 && ip link set vmbr0 mtu 1600",
+        "ip link set vmbr0 mtu 1500 && ip link set eno1 mtu 1500",
+        r"mtu::test_mtu_of_bridge\[node4-management\]", r"mtu::test_mtu_of_port\[node4-management\]",
+        rf"mtu::test_larger_packet_is_refused\[{way('node4')}-management\]"),
+    run("no masquerading", "server", "nft delete table inet rackproof", "systemctl restart rackproof-nftables",
+        r"server::test_masquerades", r"network::test_reaches_the_world_by_nat\[node[1-4]\]"),
+]  # fmt: skip
+
+A_PORT_THAT_IS_TOO_SMALL = [
+    run("MTU 1500 on one port", "node2", "ip link set eno3 mtu 1500; ip link set vmbr1 mtu 9000",
+        "ip link set eno3 mtu 9000; ip link set vmbr1 mtu 9000", r"mtu::test_mtu_of_port\[node2-storage\]",
+        rf"mtu::test_largest_packet_passes\[{way('node2', both=True)}-storage\]"),
+    run("no forwarding", "server", "sysctl -w net.ipv4.ip_forward=0", "sysctl -w net.ipv4.ip_forward=1",
+        r"server::test_forwards_ipv4", r"network::test_reaches_the_world_by_nat\[node[1-4]\]"),
+    run("a node without its key", "node3", "mv /root/.ssh/id_rsa /root/.ssh/kept", "mv /root/.ssh/kept /root/.ssh/id_rsa",
+        r"ssh::test_node_reaches_node\[node3-.*\]"),
+    run("a clone's host key", "node4",
+        f"cp -p {HOST_KEY} /root/kept.pub && echo '{STRANGER}' >{HOST_KEY}", f"mv /root/kept.pub {HOST_KEY}",
+        r"ssh::test_host_key_is_the_installers\[node4\]"),
+]  # fmt: skip
+
+A_SERVER_WITHOUT_DNSMASQ = [
+    run("DHCP, DNS and TFTP are down", "server", "systemctl stop dnsmasq", "systemctl start dnsmasq",
+        r"server::test_service_runs\[dnsmasq\]", r"server::test_listens\[(DNS-udp|DNS-tcp|DHCP-udp|TFTP-udp)\]",
+        r"dns::.*", r"boot_files::test_boot_file_by_tftp"),
+]  # fmt: skip
+
+A_NODE_OUTSIDE = [
+    run("corosync is stopped", "node4", "systemctl stop corosync", "systemctl start corosync",
+        r"corosync::test_corosync_runs\[node4\]", r"corosync::test_node_is_in_the_quorum\[node[1-4]\]",
+        rf"corosync::test_link_to_peer\[{way('node4', both=True)}-(management|storage)\]",
+        r"corosync::test_(members_are_the_labs_nodes|link_address|configuration_is_on_every_node)\[node4.*\]",
+        r"cluster::test_api_agrees\[node[1-4]\]", r"cluster::test_shared_files_are_writable\[node4\]"),
+]  # fmt: skip
+
+NO_KEY_OPENS = [
+    run("no key opens", "node3", "echo 'AuthorizedKeysFile none' >/etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh",
+        "rm /etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh", r"ssh::test_key_lets_root_in\[node3\]"),
+]  # fmt: skip
+
+
+def lying(name: str, machine: str, tool: str, lie: str, *caught_by: str) -> Fault:
+    """A fault by a tool in the place of the real one, which it can call as "$real"."""
+    path, real = f"/usr/sbin/{tool}", f"/root/kept-{tool}"
+    script = f"#!/bin/sh\nreal={real}\n{lie}\n"
+    return Fault(
+        name,
+        machine,
+        f"cp -p {path} {real} && cat >{path} <<'SH'\n{script}SH\n",
+        f"mv {real} {path}",
+        caught_by,
+    )
+
+
+WHAT_COROSYNC_SAYS = [
+    lying("a link on another network", "node1", "corosync-cfgtool", '$real "$@" | sed s/10.10.2.21-/10.10.9.21-/',
+          r"corosync::test_link_address\[node1-storage\]"),
+    lying("a member too many", "node2", "corosync-cmapctl",
+          '$real "$@"; [ "$1" != nodelist. ] || '
+          "printf 'nodelist.node.9.%s = %s\\n' 'name (str)' stranger 'nodeid (u32)' 9",
+          r"corosync::test_members_are_the_labs_nodes\[node2\]"),
+]  # fmt: skip
+
+BATCHES = {
+    "what is installed": WHAT_IS_INSTALLED,
+    "what the network is": WHAT_THE_NETWORK_IS,
+    "a port that is too small": A_PORT_THAT_IS_TOO_SMALL,
+    "a server without dnsmasq": A_SERVER_WITHOUT_DNSMASQ,
+    "a node outside": A_NODE_OUTSIDE,
+    "what corosync says": WHAT_COROSYNC_SAYS,
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+def test_faults_are_caught_by_their_checks_alone(lab: Lab, batch: Sequence[Fault]) -> None:
+    with planted(lab, batch):
+        caught = lab.verify()
+    judge(caught, [fault.caught_by for fault in batch])
+
+
+def test_a_cut_link_is_caught(lab: Lab) -> None:
+    lab.rack("cut", "node3", "storage")
+    try:
+        settle(lab, links=5)
+        caught = lab.verify()
+    finally:
+        lab.rack("heal", "node3", "storage")
+        settle(lab)
+    both = way("node3", both=True)
+    judge(caught, [(
+        rf"corosync::test_link_to_peer\[{both}-storage\]",
+        rf"mtu::test_largest_packet_passes\[{both}-storage\]",
+    )])  # fmt: skip
+
+
+def test_another_machine_behind_a_bmc_is_caught(lab: Lab) -> None:
+    quirk = home() / "racks" / lab.instance / "node2" / "bmc.quirk"
+    quirk.write_text("wrong-serial")
+    try:
+        caught = lab.verify("-k", "bmc")
+    finally:
+        quirk.unlink()
+    judge(caught, [(r"bmc::test_bmc_is_of_this_node\[node2\]",)])
+
+
+def test_a_node_without_power_is_caught(lab: Lab) -> None:
+    lab.rack("power", "node4", "off")
+    try:
+        caught = lab.verify("-k", "bmc")
+    finally:
+        lab.rack("power", "node4", "on")
+        settle(lab)
+    judge(caught, [(r"bmc::test_node_is_on\[node4\]",)])
+
+
+def test_a_node_that_lets_nobody_in_is_caught(lab: Lab) -> None:
+    with planted(lab, NO_KEY_OPENS):
+        caught = lab.verify("-k", "key_lets_root_in or name_has_its_address")
+    judge(caught, [fault.caught_by for fault in NO_KEY_OPENS])
+
+
+def test_two_nodes_with_one_host_key_are_caught(lab: Lab) -> None:
+    theirs = lab.on("node1", f"cat {HOST_KEY}")
+    lab.on("node2", f"cp -p {HOST_KEY} /root/kept.pub && echo '{theirs}' >{HOST_KEY}")
+    try:
+        caught = lab.verify("-k", "host_key")
+    finally:
+        lab.on("node2", f"mv /root/kept.pub {HOST_KEY}")
+    twins = (
+        r"ssh::test_host_key_is_no_other_nodes\[node[12]\]",
+        r"ssh::test_host_key_is_the_installers\[node2\]",
+    )
+    judge(caught, [twins])
+
+
+def test_a_pending_network_boot_is_caught(lab: Lab) -> None:
+    redfish(lab, "10.10.1.11", {"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Once"})
+    try:
+        caught = lab.verify("-k", "bmc")
+    finally:
+        redfish(
+            lab, "10.10.1.11", {"BootSourceOverrideTarget": "None", "BootSourceOverrideEnabled": "Disabled"}
+        )
+    judge(caught, [(r"bmc::test_network_boot_was_used_up\[node1\]",)])
+
+
+def test_no_check_is_left_without_a_fault(lab: Lab) -> None:
+    """And all faults are mended: this lab is as it was."""
+    assert lab.verify() == set()
+    checks = {name.partition("[")[0] for name, _ in lab.cases()}
+    never = sorted(check for check in checks if f"{check}\\[" not in SEEN and check not in SEEN)
+    assert never == []
+
+
+@contextmanager
+def planted(lab: Lab, batch: Sequence[Fault]) -> Iterator[None]:
+    """The faults stand inside, and are mended afterwards, last first."""
+    with ExitStack() as mending:
+        mending.callback(settle, lab)
+        for fault in batch:
+            mending.callback(lab.on, fault.machine, fault.mend)
+            lab.on(fault.machine, fault.plant)
+        yield
+
+
+def settle(lab: Lab, links: int = 6) -> None:
+    """Wait until node1 has that many connected links to its peers, and all daemons answer."""
+    lab.on("node1", f"for i in $(seq 300); do [ \"$(corosync-cfgtool -n | grep -c 'enabled connected')\" = {links} ]"
+                    " && exit 0; sleep 0.1; done; corosync-cfgtool -n; exit 1")  # fmt: skip
+
+
+PATCH = """
+import json, sys, requests
+rack, console, boot = sys.argv[1:]
+known = json.load(open(f"{rack}/made-up-secrets.json"))
+answer = requests.patch(f"https://{console}/redfish/v1/Systems/1", json={"Boot": json.loads(boot)},
+                        auth=(known["bmc_user"], known["bmc_password"]), verify=f"{rack}/ca.pem", timeout=20)
+answer.raise_for_status()
+"""
+
+
+def redfish(lab: Lab, console: str, boot: dict[str, str]) -> None:
+    """Ask a board, as a colleague with curl would, for another next boot."""
+    rack = str(home() / "racks" / lab.instance)
+    lab.rack("exec", "--", sys.executable, "-c", PATCH, rack, console, json.dumps(boot))
+
+
+def judge(caught: set[str], faults: Sequence[Sequence[str]]) -> None:
+    """Every caught case is expected, and of one fault; every expectation is met."""
+    found = {
+        case: [fault for fault in faults if any(re.fullmatch(p, case) for p in fault)] for case in caught
+    }
+    strangers = sorted(case for case, whose in found.items() if not whose)
+    assert not strangers, f"innocent checks failed: {strangers}"
+    torn = sorted(case for case, whose in found.items() if len(whose) > 1)
+    assert not torn, f"expected of more than one fault, so plant them apart: {torn}"
+    patterns = [pattern for fault in faults for pattern in fault]
+    asleep = [pattern for pattern in patterns if not any(re.fullmatch(pattern, case) for case in caught)]
+    assert not asleep, f"nothing caught it: {asleep}; caught: {sorted(caught)}"
+
+
+SEEN = Path(__file__).read_text(encoding="utf-8")
+"""This file: a check counts as seen to fail when a fault here names it."""

@@ -1,0 +1,193 @@
+"""The played install media: kernel, initrd and ISO as `prepare-iso --pxe --fetch-from http` leaves them.
+
+They are small, but each carries what the real one is recognised by: the kernel a boot header with its
+release, the initrd (gzip, cpio) that release's modules and the ISO's id, the ISO its id and installer files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import random
+import shutil
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycdlib.pycdlib import PyCdlib
+from pycdlib.pycdlibexception import PyCdlibException
+
+RELEASE, ISO_RELEASE, KERNEL = "9.2", "1", "7.0.2-6-pve"
+ISO_NAME = f"proxmox-ve_{RELEASE}-{ISO_RELEASE}-auto-from-http.iso"
+ID_FILE = ".pve-cd-id.txt"
+_SIZES = {"kernel": 256 << 10, "initrd": 512 << 10, "iso": 1 << 20}
+
+
+class Unreadable(Exception):
+    """A medium is not what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The three files of one build."""
+
+    vmlinuz: Path
+    initrd: Path
+    iso: Path
+
+
+def prepare(images: Path) -> Media:
+    """The media under `images`, built there unless this module's own build stands there already."""
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    folder = images / f"media-{recipe[:16]}"
+    if not folder.exists():
+        images.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=images, prefix=".media-") as scratch:
+            built = Path(scratch) / "built"
+            build(built, build_id=recipe)
+            _settle(built, folder)
+    return Media(folder / "vmlinuz", folder / "initrd.img", folder / ISO_NAME)
+
+
+def build(folder: Path, *, build_id: str, release: str = KERNEL) -> None:
+    """Write the three files of one build into a new folder."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "vmlinuz").write_bytes(_kernel(release))
+    (folder / "initrd.img").write_bytes(_initrd(build_id, release))
+    _write_iso(folder / ISO_NAME, build_id)
+
+
+def kernel_release(kernel: bytes) -> str:
+    """What `file` says of a kernel: the version that its boot header points to. Raises Unreadable."""
+    if kernel[0x202:0x206] != b"HdrS":
+        raise Unreadable("not a Linux kernel: it has no boot header")
+    (at,) = struct.unpack_from("<H", kernel, 0x20E)
+    return kernel[at + 0x200 :].split(b"\0", 1)[0].split(b" ")[0].decode("ascii", "replace")
+
+
+def initrd_files(initrd: bytes) -> dict[str, bytes]:
+    """The files of a gzip-compressed initramfs (cpio, newc). Raises Unreadable."""
+    try:
+        archive = gzip.decompress(initrd)
+    except (OSError, EOFError) as error:
+        raise Unreadable("the initrd is not compressed with gzip") from error
+    files: dict[str, bytes] = {}
+    at = 0
+    while archive[at : at + 6] == b"070701":
+        size, name_size = (int(archive[at + 6 + 8 * field : at + 14 + 8 * field], 16) for field in (6, 11))
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
+        if name == "TRAILER!!!":
+            return files
+        start = _padded(at + 110 + name_size)
+        files[name] = archive[start : start + size]
+        at = _padded(start + size)
+    raise Unreadable("the initrd is no cpio archive, or it is cut off")
+
+
+def iso_files(iso: Path, *names: str) -> dict[str, bytes]:
+    """Those of the named files in the root folder of an ISO that it has. Raises Unreadable."""
+    image = PyCdlib()
+    files: dict[str, bytes] = {}
+    try:
+        image.open(str(iso))
+        try:
+            present = {
+                child.rock_ridge.name().decode()
+                for child in image.list_children(rr_path="/")
+                if child.rock_ridge
+            }
+            for name in present.intersection(names):
+                data = io.BytesIO()
+                image.get_file_from_iso_fp(data, rr_path=f"/{name}")
+                files[name] = data.getvalue()
+        finally:
+            image.close()
+    except (PyCdlibException, OSError) as error:
+        raise Unreadable(f"no ISO 9660 file system: {error}") from error
+    return files
+
+
+def _settle(built: Path, folder: Path) -> None:
+    try:
+        built.rename(folder)
+    except OSError:
+        if not folder.exists():  # otherwise another process finished the same build first
+            raise
+        shutil.rmtree(built)
+
+
+def _kernel(release: str) -> bytes:
+    """A file that passes for a bzImage with an EFI stub: MZ, PE32+ for x86-64, the Linux boot header."""
+    image = bytearray(_filler("kernel"))
+    image[:0x400] = bytes(0x400)
+    image[:2] = b"MZ"
+    struct.pack_into("<I", image, 0x3C, 0x80)
+    struct.pack_into("<4sHHIIIHH", image, 0x80, b"PE\0\0", 0x8664, 2, 0, 0, 0, 160, 0x206)
+    struct.pack_into("<H", image, 0x80 + 24, 0x20B)
+    struct.pack_into("<H", image, 0x80 + 24 + 68, 10)
+    image[0x1FE:0x200], image[0x202:0x206] = b"\x55\xaa", b"HdrS"
+    struct.pack_into("<H", image, 0x206, 0x20F)
+    struct.pack_into("<H", image, 0x20E, 0x100)
+    version = f"{release} (played) #1 SMP PREEMPT_DYNAMIC\0".encode()
+    image[0x300 : 0x300 + len(version)] = version
+    return bytes(image)
+
+
+def _initrd(build_id: str, release: str) -> bytes:
+    files = {
+        "init": b"#!/bin/sh\n# played\n",
+        ID_FILE: f"{build_id}\n".encode(),
+        ".cd-info": _cd_info(),
+        f"lib/modules/{release}/modules.dep": _filler("initrd"),
+    }
+    archive = b"".join(_cpio_entry(name, data) for name, data in files.items())
+    return gzip.compress(archive + _cpio_entry("TRAILER!!!", b""), 1, mtime=0)
+
+
+def _cpio_entry(name: str, data: bytes) -> bytes:
+    fields = (0, 0o100755, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    head = b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
+    head += bytes(_padded(len(head)) - len(head))
+    return head + data + bytes(_padded(len(data)) - len(data))
+
+
+def _padded(length: int) -> int:
+    return (length + 3) // 4 * 4
+
+
+def _write_iso(path: Path, build_id: str) -> None:
+    files = {
+        ID_FILE: f"{build_id}\n".encode(),
+        ".cd-info": _cd_info(),
+        "auto-installer-capable": b"",
+        "auto-installer-mode.toml": b'mode = "http"\npartition_label = "proxmox-ais"\n\n[http]\n',
+        "pve-base.squashfs": _filler("iso"),
+    }
+    image = PyCdlib()
+    image.new(interchange_level=3, rock_ridge="1.09", vol_ident="PVE")
+    image.add_directory("/DISK", rr_name=".disk")
+    label = f"Proxmox VE {RELEASE}-{ISO_RELEASE}\n".encode()
+    image.add_fp(io.BytesIO(label), len(label), "/DISK/INFO.;1", rr_name="info")
+    for number, (name, data) in enumerate(files.items()):
+        image.add_fp(io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name)
+    image.write(str(path))
+    image.close()
+
+
+def _cd_info() -> bytes:
+    values = {
+        "PRODUCT": "pve",
+        "PRODUCTLONG": "Proxmox VE",
+        "RELEASE": RELEASE,
+        "ISORELEASE": ISO_RELEASE,
+        "ISONAME": "proxmox-ve",
+    }
+    return "".join(f"{name}='{value}'\n" for name, value in values.items()).encode()
+
+
+def _filler(what: str) -> bytes:
+    """Bytes that no compression shortens: the same ones at every build."""
+    return random.Random(what).randbytes(_SIZES[what])  # noqa: S311 (filler, not secret)

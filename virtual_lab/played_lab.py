@@ -1,0 +1,81 @@
+"""The lab as the rack plays it: what the lab file leaves open, or only metal has, filled in by the rack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from provision.inventory.models import Bmc, Deadlines, InstallMedia, Lab, Node, Server
+from provision.inventory.secret import Secret, SecretMissing
+from virtual_lab import keys, media
+from virtual_lab.places import Places
+from virtual_lab.plan import INTERNET
+
+# Seconds that a played machine needs at most, on a slow machine; metal needs minutes.
+_DEADLINES = Deadlines(
+    server=180, power=30, dhcp=30, boot_script=20, answer=30, installed=90, first_boot=60, registered=60,
+    cluster=120, join=90,
+)  # fmt: skip
+
+
+def played(lab: Lab, places: Places, files: media.Media) -> Lab:
+    """`lab` with the rack's own server, credentials, keys and media, and with deadlines in seconds."""
+    own = credentials(places)
+    public = places.ssh_key.with_suffix(".pub").read_text().strip()
+    nodes = {name: _node(node, places, own, public) for name, node in lab.nodes.items()}
+    systems = {node.os for node in lab.nodes.values()}
+    given = InstallMedia(vmlinuz=files.vmlinuz, initrd=files.initrd, iso=files.iso)
+    return lab.model_copy(
+        update={
+            "virtual": True, "server": _server(lab.server, places), "nodes": nodes,
+            "media": dict.fromkeys(systems, given), "deadlines": _shorter(lab.deadlines),
+        }
+    )  # fmt: skip
+
+
+def credentials(places: Places) -> keys.MadeUp:
+    """The secrets that the rack makes up, used wherever the lab file's references lead to nothing."""
+    return keys.made_up(places.rack / "made-up-secrets.json")
+
+
+def known(secret: Secret, otherwise: str) -> Secret:
+    """The secret itself if its value can be had, else one with the value `otherwise`."""
+    try:
+        secret.reveal()
+    except SecretMissing:
+        return Secret.known(otherwise, reference=secret.reference)
+    return secret
+
+
+def _server(server: Server, places: Places) -> Server:
+    host_key = (places.rack / "server_host_key.pub").read_text().strip()
+    return server.model_copy(
+        update={
+            "host": f"ssh:root@{server.address}", "host_key": host_key, "identity": places.ssh_key,
+            "lan": "lan0", "wan": "wan0", "wan_probe": INTERNET.ip,
+        }
+    )  # fmt: skip
+
+
+def _node(node: Node, places: Places, own: keys.MadeUp, public: str) -> Node:
+    return node.model_copy(
+        update={
+            "bmc": _bmc(node.bmc, places.ca, own),
+            "root_password": known(node.root_password, own.root_password),
+            "ssh_keys": (*node.ssh_keys, *(() if public in node.ssh_keys else (public,))),
+        }
+    )
+
+
+def _bmc(bmc: Bmc, ca: Path, own: keys.MadeUp) -> Bmc:
+    return bmc.model_copy(
+        update={
+            "user": known(bmc.user, own.bmc_user), "password": known(bmc.password, own.bmc_password),
+            "trust": "ca", "ca": ca, "fingerprint": None,
+        }
+    )  # fmt: skip
+
+
+def _shorter(deadlines: Deadlines) -> Deadlines:
+    return Deadlines(
+        **{name: min(getattr(deadlines, name), getattr(_DEADLINES, name)) for name in Deadlines.model_fields}
+    )

@@ -1,0 +1,211 @@
+"""A whole rack: raised, found standing, and entered."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from provision.errors import LabError
+from provision.inventory.models import Lab
+from provision.wait import NotYet, Patience
+from virtual_lab import control, down, host, images, kernel, keys, media, network, recipes
+from virtual_lab.holding import held
+from virtual_lab.places import MARKER, SERVER, Places
+from virtual_lab.plan import MachinePlan, RackPlan, differences, plan
+from virtual_lab.played_lab import credentials, known, played
+
+Say = Callable[[str], None]
+
+READY = Patience(60, first=0.02, most=0.2)
+"""How long a supervisor, a board, a BMC or the server may take to answer."""
+
+_ROOT = Path(__file__).parent.parent
+_PASSED_ON = ("PATH", "LANG", "TZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Rack:
+    """A standing rack; `lab` is the lab file's lab with what only the rack knows filled in."""
+
+    places: Places
+    plan: RackPlan
+    lab: Lab
+
+    def join(self) -> None:
+        """Put this thread, and those it starts, into the lab's network, which no packet leaves."""
+        kernel.enter(self.places.namespace(network.LAB), kernel.CLONE_NEWNET)
+
+
+def raise_rack(lab: Lab, *, instance: str | None = None, say: Say = print) -> Rack:
+    """Raise the rack that plays `lab`, or see that it stands; what died in it is started again.
+
+    A rack that was built from another lab file, or from other images, is taken down and built anew.
+    Raises LabError when this machine cannot hold it or a part does not come up.
+    """
+    host.check()
+    places, wanted = Places.of(lab.name, instance), plan(lab)
+    with held(places, say):
+        stack = _layers(places, say)
+        if _is_outdated(places, wanted, stack, say):
+            down.take_down(places)
+        if not places.plan.exists():
+            _build(places, wanted, stack)
+        _make_keys(places, wanted, lab)
+        started = _start(places, wanted, say)
+        say(f"the rack {places.instance} stands: {_spoken(wanted)}" + ("" if started else ", as it did"))
+    return _rack(places, wanted, lab)
+
+
+def standing(lab: Lab, instance: str | None = None) -> Rack:
+    """The standing rack that plays `lab`; raises LabError when none stands, or it plays another lab file."""
+    places, wanted = Places.of(lab.name, instance), plan(lab)
+    if not places.plan.exists() or not network.standing(places, wanted):
+        raise LabError(f"the virtual rack {places.instance} is not up; run python -m virtual_lab up")
+    changed = list(differences(RackPlan.load(places.plan), wanted))
+    if changed:
+        advice = "the lab file was changed; python -m virtual_lab up builds the rack anew"
+        what = "; ".join(changed)
+        raise LabError(f"the virtual rack {places.instance} plays another lab file: {what}", likely=advice)
+    control.ask(places.supervisor, {"do": "state"})
+    return _rack(places, wanted, lab)
+
+
+def _layers(places: Places, say: Say) -> dict[str, tuple[Path, ...]]:
+    """The image layers, topmost first, of the nodes and of the server."""
+
+    def ready(recipe: recipes.Recipe) -> Path:
+        return images.ready(recipe, places.images, say, marker=places.mark)
+
+    with ThreadPoolExecutor(2) as pool:
+        node, server = pool.map(ready, (recipes.node(), recipes.server()))
+    return {"node": (images.pve_layer(node), node), "server": (server,)}
+
+
+def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:
+    """Whether there is something that has to go before this rack can be raised; says why."""
+    if not places.plan.exists():
+        return places.rack.exists()
+    changed = list(differences(RackPlan.load(places.plan), wanted))
+    if images.recorded(places.rack, places.images) not in ({}, stack):
+        changed.append("other images")
+    if changed:
+        what = "; ".join(changed)
+        say(f"the rack {places.instance} is built anew, for its lab file or images changed: {what}")
+    elif not network.standing(places, wanted):
+        say(f"the rack {places.instance} is built anew: its network is incomplete")
+        return True
+    return bool(changed)
+
+
+def _start(places: Places, wanted: RackPlan, say: Say) -> bool:
+    """Start whatever is missing; returns whether anything was."""
+    started = _start_supervisor(places, say)
+    for what in control.ask(places.supervisor, {"do": "start-missing"})["started"]:
+        say(f"started {what}, which was down")
+        started = True
+    for machine in wanted.machines:
+        READY.until("board answers", partial(_board_up, places.board(machine.name)), node=machine.name)
+    if control.ask(places.board(SERVER), {"do": "state"})["power"] == "Off":
+        control.ask(places.board(SERVER), {"do": "power", "action": "On"})
+        started = True
+    kernel.within(places.namespace(network.LAB), lambda: _wait_for_network(places, wanted))
+    return started
+
+
+def _build(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]]) -> None:
+    host.need_watchers(len(wanted.machines))
+    for machine in wanted.machines:
+        places.machine(machine.name).mkdir(parents=True, exist_ok=True)
+    places.rack.chmod(0o700)
+    images.record(places.rack, stack)
+    wanted.save(places.plan)
+    network.build(places, wanted)
+
+
+def _make_keys(places: Places, wanted: RackPlan, lab: Lab) -> None:
+    keys.ssh_key(places.ssh_key, f"rackproof-{places.instance}")
+    keys.ssh_key(places.rack / "server_host_key", SERVER)
+    authority = keys.Authority(places.ca, f"rackproof {places.instance} consoles")
+    own = credentials(places)
+    for node in wanted.nodes:
+        assert node.console is not None
+        folder = places.machine(node.name)
+        names = (node.console.name, f"{node.console.name}.{lab.domain}")
+        authority.sign(folder / "bmc.crt", folder / "bmc.key", names=names, address=node.console.address)
+        bmc = lab.nodes[node.name].bmc
+        user, password = known(bmc.user, own.bmc_user), known(bmc.password, own.bmc_password)
+        keys.users_file(folder / "bmc.users", user.reveal(), password.reveal())
+
+
+def _start_supervisor(places: Places, say: Say) -> bool:
+    if _answers(places.supervisor):
+        return False
+    command = [sys.executable, "-m", "virtual_lab.supervisor", str(places.home), places.instance]
+    if host.has_systemd():
+        scope = ["systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes"]
+        command = [*scope, f"--unit=rackproof-{places.instance}", *command]
+    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    env |= {MARKER: places.mark, "PYTHONPATH": str(_ROOT)}
+    log = places.rack / "supervisor.log"
+    with log.open("a") as output:
+        subprocess.run(["setsid", "--fork", *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                       env=env, cwd="/", check=True)  # fmt: skip
+    READY.until("the rack's supervisor answers", lambda: _answers(places.supervisor) or NotYet(_tail(log)))
+    return True
+
+
+def _wait_for_network(places: Places, wanted: RackPlan) -> None:
+    server = wanted.server
+    READY.until("the server accepts SSH", lambda: _ssh_banner(server, places), node=SERVER)
+    for node in wanted.nodes:
+        READY.until("BMC answers", partial(_bmc_listens, node, places), node=node.name)
+
+
+def _ssh_banner(server: MachinePlan, places: Places) -> bool | NotYet:
+    try:
+        with socket.create_connection((server.address, 22), timeout=2) as peer:
+            return peer.recv(64).startswith(b"SSH-2.0-") or NotYet("no SSH server on port 22")
+    except OSError as error:
+        return NotYet(f"{error}; its console ends with: {_tail(places.console(SERVER))}")
+
+
+def _bmc_listens(node: MachinePlan, places: Places) -> bool | NotYet:
+    assert node.console is not None
+    try:
+        socket.create_connection((node.console.address, 443), timeout=2).close()
+    except OSError as error:
+        return NotYet(f"{error}; the BMCs' log ends with: {_tail(places.rack / 'bmcs.log')}")
+    return True
+
+
+def _board_up(board: Path) -> bool | NotYet:
+    return _answers(board) or NotYet("no answer")
+
+
+def _answers(path: Path) -> bool:
+    try:
+        control.ask(path, {"do": "state"})
+    except LabError:
+        return False
+    return True
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    if not log.exists():
+        return "nothing"
+    return " | ".join(log.read_text(errors="replace").split("\n")[-lines - 1 :]).strip(" |") or "nothing"
+
+
+def _spoken(wanted: RackPlan) -> str:
+    return f"{len(wanted.nodes)} nodes, the server at {wanted.server.address}"
+
+
+def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
+    return Rack(places, wanted, played(lab, places, media.prepare(places.images)))
