@@ -1,6 +1,7 @@
 """The map: the steps as fixtures, each named for the state it reaches (the options: provision/options.py).
 
     lab ─► server_configured ─► nodes_rebooted ─► nodes_installed ─► cluster_formed
+        ─► ceph_healthy ─► templates_ready
 
 A step acts only under `-m provision`, and only when its own test was selected; otherwise its
 evidence is recalled from the ledger. Modules that only acting needs are imported where they are
@@ -108,3 +109,22 @@ def cluster_formed(run: Run, lab: Lab, machines: Machines, nodes_installed: Evid
     from provision import cluster  # noqa: PLC0415
 
     return run.step("cluster", lambda: cluster.form(lab, machines.nodes, run))
+
+
+@pytest.fixture(scope="session")
+def ceph_healthy(run: Run, lab: Lab, machines: Machines, cluster_formed: Evidence) -> Evidence:
+    """Step `ceph`: monitors, managers, OSDs, pools and storages, and Ceph's own word that all is well."""
+    from provision import ceph  # noqa: PLC0415
+
+    return run.step("ceph", lambda: ceph.build(lab, machines.nodes, run))
+
+
+@pytest.fixture(scope="session")
+def templates_ready(
+    pytestconfig: pytest.Config, run: Run, lab: Lab, machines: Machines, ceph_healthy: Evidence
+) -> Evidence:
+    """Step `templates`: VM templates, each tried by a clone."""
+    from provision import templates  # noqa: PLC0415
+
+    deed = pytestconfig.stash[SESSION].request.deed
+    return run.step("templates", lambda: templates.make(lab, machines.nodes, run, deed))

@@ -15,7 +15,8 @@ from provision.session import SESSION
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from provision.inventory import Lab, Network, Node
+    from checks.ceph_facts import CephFacts
+    from provision.inventory import Ceph, Lab, Network, Node, Pool, Template
     from provision.journal import Evidence
     from provision.machines import Machines
     from provision.pve import Session as ApiSession
@@ -38,6 +39,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "link" in wanted:
         links = list(lab.cluster.links) if lab.cluster else []
         _spread(metafunc, "link", links, links)
+    if "pool" in wanted:
+        pools = list(lab.ceph.pools) if lab.ceph else []
+        _spread(metafunc, "pool", pools, pools)
+    if "template" in wanted:
+        ids = list(lab.templates)
+        _spread(metafunc, "template", ids, [lab.templates[vmid].name for vmid in ids])
     if "record" in wanted:
         records = list(dns_records(lab).items())
         _spread(metafunc, "record", records, [name for name, _ in records])
@@ -59,7 +66,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not item.get_closest_marker("acts"):
             item.add_marker("provision")
             item.add_marker("verify")
-    absent = {"wan": session.written.server.wan is None, "cluster": session.written.cluster is None}
+    lab = session.written
+    absent = {
+        "wan": lab.server.wan is None, "cluster": lab.cluster is None,
+        "ceph": lab.ceph is None, "templates": not lab.templates,
+        "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
+    }  # fmt: skip
     needless = [
         item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
     ]
@@ -103,6 +115,35 @@ def link(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Network]:
     """One link of the cluster: its number and its network."""
     assert lab.cluster is not None
     return lab.cluster.links.index(request.param), lab.networks[request.param]
+
+
+@pytest.fixture(scope="session")
+def asked(lab: Lab) -> Ceph:
+    """What the lab file asks of Ceph, with the monitors and managers that it leaves unsaid."""
+    from checks.ceph_facts import as_asked  # noqa: PLC0415 (collecting needs none of it)
+
+    return as_asked(lab)
+
+
+@pytest.fixture(scope="session")
+def ceph(lab: Lab, machines: Machines) -> CephFacts:
+    """What Ceph says of itself, asked once, on the cluster's primary node."""
+    from checks.ceph_facts import read  # noqa: PLC0415
+
+    return read(machines.node(lab.primary.name))
+
+
+@pytest.fixture(scope="session")
+def pool(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, Pool]:
+    """One Ceph pool that the lab file asks for: its name, and what is asked of it."""
+    assert lab.ceph is not None
+    return request.param, lab.ceph.pools[request.param]
+
+
+@pytest.fixture(scope="session")
+def template(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Template]:
+    """One VM template: its id, and what is asked of it."""
+    return request.param, lab.templates[request.param]
 
 
 @pytest.fixture(scope="session")

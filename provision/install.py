@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from provision import server as server_step
 from provision.errors import GaveUp, LabError, Unreachable
 from provision.inventory import MANAGEMENT, Lab, Network, Node
-from provision.ledger import Event
+from provision.journal import Event
 from provision.render import render
 from provision.run import Done, Run
 from provision.secrets import hash_password

@@ -1,5 +1,5 @@
 """Everything that the steps need, to be imported beside the work of the first machines."""
 
-from provision import cluster, install, machines, power, server, ssh
+from provision import ceph, cluster, install, machines, power, server, ssh, templates
 
-__all__ = ["cluster", "install", "machines", "power", "server", "ssh"]
+__all__ = ["ceph", "cluster", "install", "machines", "power", "server", "ssh", "templates"]

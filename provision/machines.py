@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from provision import remote
 from provision.inventory import Lab, Node
-from provision.ledger import Evidence, Ledger
+from provision.journal import Evidence
 from provision.remote import LocalRemote, Remote, Target
+
+if TYPE_CHECKING:
+    from provision.ledger import Ledger
 
 PORT = 22
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.run import STEPS
+from provision.run import DEEDS, STEPS
 
 ROOT = Path(__file__).parent.parent
 DEFAULT_OUT = ROOT / "reports" / "out"
@@ -30,5 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--until", dest="until_step", choices=STEPS, help="act up to this step")
     group.addoption("--only", dest="only_step", choices=STEPS, help="act on this step alone")
+    group.addoption(
+        "--templates",
+        choices=DEEDS,
+        help="act on the VM templates alone: create what is not right and try each (what a whole run does), "
+        "make all anew, try only, or remove",
+    )
     group.addoption("--resume", action="store_true", help="act from the first step that left no evidence")
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")

@@ -81,11 +81,15 @@ def _mode(config: pytest.Config) -> Mode | None:
 def _request(config: pytest.Config, mode: Mode) -> Request:
     option = config.option
     worker: dict[str, str] = getattr(config, "workerinput", {})
+    # A deed for the templates means them alone: `--templates remove --wipe NAME` reinstalls no node.
+    alone = option.templates and not (option.from_step or option.until_step)
+    only_step = option.only_step or ("templates" if alone else None)
     return Request(
         mode=mode, lab=option.lab or inventory.default_lab_file(os.environ),
         virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
-        from_step=option.from_step, until_step=option.until_step, only_step=option.only_step,
-        resume=option.resume, out=option.out, run_id=worker.get("rackproof_run"),
+        from_step=option.from_step, until_step=option.until_step, only_step=only_step,
+        resume=option.resume, out=option.out, deed=option.templates or "create",
+        run_id=worker.get("rackproof_run"),
     )  # fmt: skip
 
 
@@ -143,10 +147,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put each step's own test before its checks, and note which steps were selected."""
     if SESSION not in config.stash:
         return
-    _leave_out(config, items, [item for item in items if _rank(item) > config.stash[SESSION].last_rank])
+    _leave_out(config, items, [item for item in items if _needless(item, config.stash[SESSION])])
     items.sort(key=lambda item: (_rank(item), item.get_closest_marker("acts") is None))
     steps = (_step(item) for item in items if item.get_closest_marker("acts"))
     config.stash[SESSION].selected = frozenset(step for step in steps if step)
+
+
+def _needless(item: pytest.Item, session: Session) -> bool:
+    """Whether the session is not to reach the test's step, or takes away what the check would look for."""
+    if _step(item) == "templates" and session.request.deed == "remove":
+        return item.get_closest_marker("acts") is None
+    return _rank(item) > session.last_rank
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], needless: Sequence[pytest.Item]) -> None:

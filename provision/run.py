@@ -18,7 +18,9 @@ from provision.wait import Signal
 if TYPE_CHECKING:
     from provision.ledger import Ledger
 
-STEPS = ("server", "power", "install", "cluster")
+STEPS = ("server", "power", "install", "cluster", "ceph", "templates")
+DEEDS = ("create", "recreate", "test", "remove")
+"""What step `templates` may be told to do."""
 
 
 @dataclass(frozen=True, slots=True)

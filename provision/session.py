@@ -40,6 +40,7 @@ class Request:
     until_step: str | None = None
     only_step: str | None = None
     resume: bool = False
+    deed: str = "create"
     out: Path = Path("reports/out")
     run_id: str | None = None
 
@@ -189,6 +190,11 @@ class Session:
             )
         if self.request.only_step and (self.request.from_step or self.request.until_step):
             raise self._mistakes(["--only goes with neither --from nor --until"])
+        deed = self.request.deed
+        if deed != "create" and "templates" not in self.steps:
+            raise self._mistakes([f"--templates {deed}: step templates is not among those asked for"])
+        if deed == "remove" and self.steps != ("templates",):
+            raise self._mistakes(["--templates remove goes with neither --from nor --until"])
         if "install" in self.steps and "power" not in self.steps:
             option = "--only" if self.request.only_step else "--from"
             raise self._mistakes(
@@ -206,6 +212,8 @@ class Session:
             raise NotAllowed(
                 [self._mistake(f'--wipe {wipe}: this lab is named "{name}"; nothing else may be wiped')]
             )
+        if wipe is None and self.request.deed == "remove":
+            raise NotAllowed([self._mistake(f"--templates remove: say --wipe {name} to allow it")])
         if wipe is None and not self.virtual:
             nodes = ", ".join(self.node_names)
             raise NotAllowed(

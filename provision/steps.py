@@ -31,3 +31,15 @@ def test_install(nodes_installed: Evidence) -> None:
 def test_cluster(cluster_formed: Evidence) -> None:
     """The nodes form one quorate cluster."""
     assert cluster_formed.nodes, "no node is in the cluster"
+
+
+@pytest.mark.step("ceph")
+def test_ceph(ceph_healthy: Evidence) -> None:
+    """Ceph stands as asked for, and is healthy."""
+    assert ceph_healthy.step == "ceph"
+
+
+@pytest.mark.step("templates")
+def test_templates(templates_ready: Evidence) -> None:
+    """Every VM template stands as asked for, and a clone of it came up."""
+    assert templates_ready.step == "templates"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ def write_summary(folder: Path, run: str, story: Story) -> None:
         "ssh_connections": story.ssh_connections,
         "steps": [_step(story, name) for name in story.steps],
         "checks": dict(story.counts),
+        "overview": dict(story.overview),
         "bad": [
             {"name": bad.name, "step": bad.step, "result": bad.result, "said": bad.said} for bad in story.bad
         ],
@@ -65,6 +67,14 @@ def _markdown(run: str, story: Story) -> str:
         bad = step.checks["failed"] + step.checks["error"]
         took = duration(step.seconds) if step.seconds else ""
         lines.append(f"| {step.name} | {step.state} | {took} | {step.checks['passed']} | {bad} |")
+    if story.overview:
+        lines += ["", "## The cluster", "", "| | |", "|---|---|"]
+        lines += [f"| {_cell(name)} | {_cell(text)} |" for name, text in story.overview]
     for outcome in story.bad:
         lines += ["", f"## {outcome.name}", "", "```", outcome.said.replace("```", "'''"), "```"]
     return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    """A text for a cell of a Markdown table: one line, and nothing in it that ends the cell or is markup."""
+    return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", " ".join(text.split()))

@@ -32,7 +32,7 @@ class Telling:
         self._config, self._session, self._reporter = config, session, reporter
         self._story = reporter.story
         session.subscribers.append(self.take)
-        session.finishers.append(self.write_nodes)
+        session.finishers.append(self.look_back)
 
     def take(self, event: Event) -> None:
         """One event of the run: told at once and kept at once."""
@@ -70,10 +70,11 @@ class Telling:
         files.write_summary(self._session.folder, self._session.run_id, self._story)
         self._reporter.end()
 
-    def write_nodes(self, run: Run) -> None:
-        """Node facts and JUnit properties, while the ledger is still open."""
+    def look_back(self, run: Run) -> None:
+        """Overview, node facts and JUnit properties, while the ledger is still open."""
         from reports import files  # noqa: PLC0415
 
+        self._story.sum_up(run.ledger.events(run=run.id))
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
         files.write_nodes(self._session.folder, self._session.node_names, evidence)
         xml = self._config.stash.get(xml_key, None)

@@ -18,7 +18,9 @@ NODE_PHASES = (
     "dhcp", "boot-script", "answer", "installed", "first-boot", "registered",
     "node-joined",
 )  # fmt: skip
-"""The kinds of event that move a node on, in their order."""
+"""The kinds of event that move a node on from power-on to membership, in their order."""
+PHASED = ("power", "install", "cluster")
+"""The steps in which a node goes through these phases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Story:
         self.steps = {name: StepTold(name) for name in steps}
         self.nodes = {name: NodeTold(name) for name in nodes}
         self.outcomes: list[Outcome] = []
+        self.overview: list[tuple[str, str]] = []
         self.interrupted = False
         self.machines_at_work = 0.0
         self.ssh_connections = 0
@@ -76,8 +79,14 @@ class Story:
             self.ssh_connections = int(event.facts.get("ssh_connections", 0))
         elif event.kind.startswith("step-") and event.step in self.steps:
             self._take_step(self.steps[event.step], event)
-        elif event.node in self.nodes and event.kind in NODE_PHASES:
-            self._take_phase(self.nodes[event.node], event)
+        elif event.node in self.nodes:
+            self._take_word(self.nodes[event.node], event)
+
+    def sum_up(self, events: Iterable[Event]) -> None:
+        """Keep the last overview in a run's events: a worker of pytest-xdist may have told it."""
+        for event in events:
+            if event.kind == "overview":
+                self.overview = [(str(name), str(text)) for name, text in event.facts["rows"]]
 
     def note(self, outcome: Outcome) -> None:
         """Learn how a test ended."""
@@ -137,6 +146,8 @@ class Story:
     def _take_step(self, step: StepTold, event: Event) -> None:
         if event.kind == "step-started":
             step.state, step.began = "running", event.time
+            for node in self.nodes.values():
+                node.last = ""
             return
         step.seconds = float(event.facts.get("seconds", event.time - step.began))
         step.state = "done" if event.kind == "step-done" else "failed"
@@ -146,8 +157,10 @@ class Story:
                 f"{changed} changed, {unchanged} as they were" if unchanged else f"{changed} changed"
             )
 
-    def _take_phase(self, node: NodeTold, event: Event) -> None:
+    def _take_word(self, node: NodeTold, event: Event) -> None:
         node.last = event.text
+        if event.kind not in NODE_PHASES:
+            return
         order = NODE_PHASES.index
         # DHCP comes again when the installer and the installed system ask; that is no step back.
         if event.kind == "permitted" or not node.phase or order(event.kind) > order(node.phase):

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from provision.journal import Event
-from reports.story import NODE_PHASES, NodeTold, Outcome, StepTold, Story, duration
+from reports.story import NODE_PHASES, PHASED, NodeTold, Outcome, StepTold, Story, duration
 
 SIGNS = {
     "waiting": (" ", "dim"),
@@ -72,6 +72,8 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
         """The table as it came out, what is wrong in full, and the run in one line."""
         self._live.stop()
         self.console.print(self.table(live=False))
+        if self.story.overview:
+            self.console.print(self.overview(), soft_wrap=True)
         for said, names in alike(self.story.bad).items():
             self.console.print(Text(f"\n✗ {listed(names)}", "bold red"), soft_wrap=True)
             self.console.print(Text(indent(said), "none"), soft_wrap=True)
@@ -89,8 +91,15 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
             grid.add_row(*_step_row(step))
             if live and step.state == "running" and step.name != "server":
                 for node in self.story.nodes.values():
-                    grid.add_row("", "", "", _node_line(node))
+                    grid.add_row("", "", "", _node_line(node, phased=step.name in PHASED))
         return Group(grid, Text(""))
+
+    def overview(self) -> RenderableType:
+        """What the cluster says of itself."""
+        grid = Table.grid(padding=(0, 2))
+        for name, text in self.story.overview:
+            grid.add_row(Text(name, "dim"), Text(text))
+        return grid
 
     def pytest_internalerror(self, excrepr: object) -> bool:
         """A fault of rackproof itself is shown whole."""
@@ -119,7 +128,9 @@ def _checks(step: StepTold) -> Text:
     return text
 
 
-def _node_line(node: NodeTold) -> Text:
+def _node_line(node: NodeTold, *, phased: bool) -> Text:
+    if not phased:
+        return Text(f"{node.name:<8} {node.last}")
     done = NODE_PHASES.index(node.phase) + 1 if node.phase else 0
     filled = round(BAR * done / len(NODE_PHASES))
     age = f"{time.time() - node.since:4.0f} s" if node.since else ""

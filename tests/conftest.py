@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from provision.ledger import Ledger
-from tests.lab_fixtures import classic, default_lab, lab
+from tests.lab_fixtures import classic, default_lab, full_lab, lab, whole_default_lab
 
-__all__ = ["classic", "default_lab", "lab"]
+__all__ = ["classic", "default_lab", "full_lab", "lab", "whole_default_lab"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _labs(item: pytest.Item) -> int:
     asked = getattr(item, "fixturenames", ())
-    return 2 * ("classic" in asked) + ("default_lab" in asked)
+    return 4 * ("full_lab" in asked) + 2 * ("classic" in asked) + ("default_lab" in asked)
 
 
 @pytest.fixture

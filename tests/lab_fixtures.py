@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from provision.run import STEPS
 from provision.wait import NotYet, Patience
 from virtual_lab.places import Places, home
 
@@ -110,7 +111,7 @@ class Lab:
 
         ledger = Ledger(self.state / "ledger.db")
         try:
-            return {step: ledger.recall(lab, step) for step in ("server", "power", "install", "cluster")}
+            return {step: ledger.recall(lab, step) for step in STEPS}
         finally:
             ledger.close()
 
@@ -237,8 +238,8 @@ def raised(folder: Path, instance: str = INSTANCE, **more: Any) -> Lab:
 
 @pytest.fixture(scope="session")
 def default_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The default lab; only `lab` uses it as it is."""
-    lab = raised(tmp_path_factory.mktemp("lab"))
+    """The default lab as far as its cluster, which is where most tests look; only `lab` uses it as it is."""
+    lab = raised(tmp_path_factory.mktemp("lab"), arguments=("--until", "cluster"))
     try:
         yield lab
     finally:
@@ -251,6 +252,22 @@ def lab(default_lab: Lab) -> Lab:
     if not default_lab.whole:
         default_lab.rebuild()
     return default_lab
+
+
+@pytest.fixture(scope="session")
+def whole_default_lab(default_lab: Lab) -> Lab:
+    """The default lab with its Ceph and its templates; only `full_lab` uses it as it is."""
+    return replace(default_lab, arguments=(), whole=False)
+
+
+@pytest.fixture
+def full_lab(lab: Lab, whole_default_lab: Lab) -> Lab:
+    """The default lab, provisioned to its last step and proved: once, and again after a test that broke it."""
+    if not whole_default_lab.whole:
+        result = whole_default_lab.provision("--from", "ceph")
+        assert result.returncode == 0, result.stdout + result.stderr + lab.consoles()
+        whole_default_lab.whole = True
+    return whole_default_lab
 
 
 CLASSIC = {

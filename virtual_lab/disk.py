@@ -5,9 +5,7 @@ The root file system holds only what the node itself wrote (`upper`, `work`); un
 
 from __future__ import annotations
 
-import fcntl
 import json
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import LabError
+from virtual_lab import loop
 from virtual_lab.hardware import Hardware
 
 # GPT partition types: https://uapi-group.org/specifications/specs/discoverable_partitions_specification/
 ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 ROOT_X86_64 = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-
-LOOP_GET_STATUS64 = 0x4C05  # <linux/loop.h>
 
 
 class DiskFailed(LabError):
@@ -30,10 +27,11 @@ class DiskFailed(LabError):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where a partition lies in the disk's file, in bytes."""
+    """Where a partition lies in the disk's file, in bytes; `type` is its GPT type."""
 
     start: int
     size: int
+    type: str
 
 
 def blank(image: Path, size: int) -> None:
@@ -66,15 +64,20 @@ def make_filesystem(image: Path, extent: Extent, *, uuid: str | None = None) -> 
 
 def root_partition(image: Path) -> Extent | None:
     """Where the root partition lies, or None when the disk has no readable GPT with one."""
+    return next((extent for extent in partitions(image) if extent.type == ROOT_X86_64), None)
+
+
+def partitions(image: Path) -> list[Extent]:
+    """The partitions, in order; none when the disk has no readable GPT."""
     done = subprocess.run(["sfdisk", "--json", str(image)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return None
+        return []
     table = json.loads(done.stdout)["partitiontable"]
     sector = table.get("sectorsize", 512)
-    for entry in table.get("partitions", []):
-        if entry["type"].upper() == ROOT_X86_64:
-            return Extent(entry["start"] * sector, entry["size"] * sector)
-    return None
+    return [
+        Extent(entry["start"] * sector, entry["size"] * sector, entry["type"].upper())
+        for entry in table.get("partitions", [])
+    ]
 
 
 def mount_root(hardware: Hardware, extent: Extent) -> None:
@@ -125,10 +128,8 @@ def in_use(folder: Path) -> list[str]:
 
 def _holds(device: Path, image: Path) -> bool:
     """Whether that is this very file: a container's file may have the same path as one outside."""
-    with device.open("rb") as loop:
-        status = fcntl.ioctl(loop, LOOP_GET_STATUS64, bytes(232))
     about = image.stat()
-    return struct.unpack("=QQ", status[:16]) == (about.st_dev, about.st_ino)
+    return loop.backing_file(device) == (about.st_dev, about.st_ino)
 
 
 def _disk_mount(hardware: Hardware) -> Path:

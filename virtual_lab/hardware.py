@@ -25,7 +25,10 @@ SHARED = ("sys_time", "sys_module")
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk: a sparse image file of `size` bytes and what it says of itself; `device` is its kernel name."""
+    """A disk: a sparse image file of `size` bytes and what it says of itself; `device` is its kernel name.
+
+    `rpm` is 0 for an SSD. `links` are names below /dev/disk/by-id beside those that udev makes of the rest.
+    """
 
     image: Path
     size: int
@@ -33,6 +36,8 @@ class Drive:
     model: str
     wwn: str
     device: str = "sda"
+    rpm: int = 0
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Hardware:
     `target`: an empty directory on which the machine's root is mounted (virtual_lab.disk.mounted_root).
     `seed`: of every played delay and choice, so that a rack behaves the same twice.
     `release`: which Proxmox installer is played: "9.2" or "9.1".
+    `osd_drives`: the disks beside the system's `drive`; an installation leaves them alone.
     """
 
     name: str
@@ -72,6 +78,12 @@ class Hardware:
     boot_order: tuple[BootDevice, ...] = ("disk", "network")
     seed: int = 0
     release: str = "9.2"
+    osd_drives: tuple[Drive, ...] = ()
+
+    @property
+    def drives(self) -> tuple[Drive, ...]:
+        """All disks, by their kernel names."""
+        return tuple(sorted((self.drive, *self.osd_drives), key=lambda drive: drive.device))
 
     @property
     def boot_nic(self) -> str:

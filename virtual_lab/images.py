@@ -17,7 +17,7 @@ from pathlib import Path
 from provision.errors import LabError
 from virtual_lab import pve
 from virtual_lab.places import MARKER
-from virtual_lab.recipes import LIBRARY, Recipe
+from virtual_lab.recipes import HOLD, LIBRARY, Recipe
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ def ready(recipe: Recipe, images: Path, say: Say, *, marker: str = "") -> Path:
         images / f"{recipe.name}.lock", lambda: say(f"the {recipe.name} image: another rack builds it")
     ):
         if not image.is_dir():
-            _remove_unused(recipe.name, images)
+            remove_unused(recipe.name, images)
             _build(recipe, images, say, {**os.environ, MARKER: marker})
     return image
 
@@ -51,8 +51,8 @@ def pve_layer(image: Path) -> Path:
         return layer
     with building(layer.with_name("pve.lock"), lambda: None):
         if not layer.is_dir():
-            _remove_unused("pve", image.parent)
-            _remove_partial("pve", image.parent)
+            remove_unused("pve", image.parent)
+            remove_partial("pve", image.parent)
             partial = layer.with_name(f".{layer.name}.partial")
             pve.layer(partial, image=image)
             partial.rename(layer)
@@ -88,7 +88,7 @@ def sweep(images: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            _remove_partial(lock.stem, images)
+            remove_partial(lock.stem, images)
 
 
 def mirror_lines(sources: str, suite: str) -> list[str]:
@@ -105,11 +105,11 @@ def mirror_lines(sources: str, suite: str) -> list[str]:
 
 def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> None:
     partial = images / f".{recipe.folder}.partial"
-    _remove_partial(recipe.name, images)
+    remove_partial(recipe.name, images)
     say(f"building the {recipe.name} image, the first time only: Debian {recipe.suite}, "
         f"{len(recipe.packages)} packages and what they need")  # fmt: skip
     _debootstrap(recipe, partial, images / f"{recipe.folder}.log", env)
-    _customise(recipe, partial)
+    finish(recipe, partial)
     if recipe.requirements:
         say(f"building the {recipe.name} image: Python packages of the boot service")
         _install_python_packages(recipe, partial / LIBRARY)
@@ -142,7 +142,8 @@ def _debootstrap(recipe: Recipe, target: Path, log: Path, env: Mapping[str, str]
         raise LabError(f"{failed}; see {log}", last_seen=tail)
 
 
-def _customise(recipe: Recipe, root: Path) -> None:
+def finish(recipe: Recipe, root: Path) -> None:
+    """Make of the installed packages what the recipe says: files, what is removed or held back, units."""
     for pattern in recipe.removed:
         for path in root.glob(pattern):
             path.unlink()
@@ -153,9 +154,19 @@ def _customise(recipe: Recipe, root: Path) -> None:
     for name, (before, after) in recipe.replaced.items():
         path = root / name
         path.write_text(path.read_text().replace(before, after))
+    if recipe.held:
+        _hold_back(root, recipe.held)
     for verb, units in (("enable", recipe.enabled), ("disable", recipe.disabled), ("mask", recipe.masked)):
         if units:
             _in(root, "systemctl", "--quiet", verb, *units)
+
+
+def _hold_back(root: Path, paths: Sequence[str]) -> None:
+    """Move these files below HOLD, and list them there with their places."""
+    for name in paths:
+        (root / HOLD / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / HOLD / name)
+    (root / HOLD / "list").write_text("".join(f"/{name}\n" for name in paths))
 
 
 def _in(root: Path, *command: str) -> None:
@@ -184,14 +195,16 @@ def _install_python_packages(recipe: Recipe, target: Path) -> None:
     (target / ".requirements.sha256").write_text(digest + "\n")
 
 
-def _remove_unused(name: str, images: Path) -> None:
+def remove_unused(name: str, images: Path) -> None:
+    """Remove the images of this name on which no rack stands."""
     used = in_use(images.parent / "racks")
     for image in images.glob(f"{name}-*"):
         if image.is_dir() and image.name not in used:
             shutil.rmtree(image)
 
 
-def _remove_partial(name: str, images: Path) -> None:
+def remove_partial(name: str, images: Path) -> None:
+    """Remove what a killed build of this image left behind."""
     for partial in images.glob(f".{name}-*.partial*"):
         shutil.rmtree(partial)
 

@@ -267,6 +267,9 @@ def _choose_disks(hardware: Hardware, answer: Answer) -> tuple[udev.Device, ...]
         answers.check_disk_count(setup, len(chosen))
     except ValueError as fault:
         raise Stuck(f"Could not find disks for the installation: {fault}\n{ABORTED}") from fault
+    others = {f"/dev/{drive.device}" for drive in hardware.osd_drives}
+    for name in others & {each.properties["DEVNAME"] for each in chosen}:
+        raise Stuck(f"the answer would install to {name}, which the lab file gives to Ceph\n{ABORTED}")
     return chosen
 
 

@@ -10,14 +10,15 @@ import os
 import signal
 import subprocess
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from provision.wait import NotYet, Patience
-from virtual_lab import bootloader, cgroups, disk, firmware, installer, kernel, network, nic
+from virtual_lab import block_devices, bootloader, cgroups, disk, firmware, installer, kernel, network, nic
 from virtual_lab.hardware import (
     SHARED,
     BootDisk,
@@ -38,9 +39,12 @@ FAULT = 70
 
 Phase = Callable[[str], None]
 Deliver = Callable[[Path], None]
+Bind = tuple[Path, Path]
 
 _NOT_ITS_OWN = ",".join(f"CAP_{capability.upper()}" for capability in SHARED)
 _DEVICES = ("/dev/fuse",)
+_SHOWN = Path("/run/disks")
+"""Where what a node sees of its disks is made, in the mounts of its own process."""
 
 
 def start(
@@ -85,7 +89,8 @@ def _first_process(
     _wait_for_the_disk(hardware)
     nic.power_up(hardware.nics)
     network.as_delivered()
-    system = _System(hardware)
+    # Nobody asks for the disks of a machine that comes with its system.
+    system = _System(hardware, _no_disks if deliver else partial(block_devices.shown, hardware, _SHOWN))
     signal.signal(signal.SIGTERM, system.power_button)
 
     def phase(name: str) -> None:
@@ -95,6 +100,10 @@ def _first_process(
     if isinstance(outcome, Hang):
         _stand_still(hardware, outcome, phase)
     return REBOOT if isinstance(outcome, Reboot) else OFF
+
+
+def _no_disks() -> AbstractContextManager[list[Bind]]:
+    return nullcontext([])
 
 
 def _stand_still(hardware: Hardware, hang: Hang, phase: Phase) -> NoReturn:
@@ -143,8 +152,10 @@ def _from_factory(system: _System, phase: Phase, deliver: Deliver) -> Outcome:
 class _System:
     """The operating system on the disk, run by systemd-nspawn."""
 
-    def __init__(self, hardware: Hardware) -> None:
-        self.hardware = hardware
+    def __init__(
+        self, hardware: Hardware, show_disks: Callable[[], AbstractContextManager[list[Bind]]]
+    ) -> None:
+        self.hardware, self._show_disks = hardware, show_disks
         self._running: subprocess.Popen[bytes] | None = None
 
     def run(self, phase: Phase) -> Outcome:
@@ -152,12 +163,13 @@ class _System:
         extent = disk.root_partition(self.hardware.drive.image)
         if extent is None:
             return Hang("error: no such partition.\nEntering rescue mode...\ngrub rescue>")
-        with disk.mounted_root(self.hardware, extent) as root:
+        # In this order: mount(8) wants no other loop device of the same file.
+        with disk.mounted_root(self.hardware, extent) as root, self._show_disks() as binds:
             # The namespace outlives the system that ran in it; a kernel that starts has no packet filter.
             subprocess.run(["chroot", str(root), "nft", "flush", "ruleset"], check=False, capture_output=True)
             phase("system")
             env = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
-            command = _nspawn(self.hardware.name, root)
+            command = _nspawn(self.hardware.name, root, binds)
             self._running = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env)
             rc = self._running.wait()
             self._running = None
@@ -171,7 +183,7 @@ class _System:
             self._running.terminate()
 
 
-def _nspawn(name: str, root: Path) -> list[str]:
+def _nspawn(name: str, root: Path, binds: Sequence[Bind]) -> list[str]:
     # No namespace for the network: the board has entered the machine's own. The machine may set what is its
     # own under /sys and /proc/sys (see recipes.py), and neither the clock nor the modules of this host.
     return [
@@ -179,6 +191,7 @@ def _nspawn(name: str, root: Path) -> list[str]:
         "--register=no", "--keep-unit", "--console=read-only", "--kill-signal=SIGRTMIN+4",
         "--capability=all", f"--drop-capability={_NOT_ITS_OWN}", "--resolv-conf=off", "--timezone=off",
         "--link-journal=no", "--setenv=SYSTEMD_COLORS=0", *(f"--bind={device}" for device in _DEVICES),
+        *(f"--bind={source}:{target}" for source, target in binds),
         "systemd.show_status=1",
     ]  # fmt: skip
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from provision.errors import InventoryError, Mistake
 from provision.inventory.models import MANAGEMENT, Lab, Node
-from virtual_lab.hardware import Dmi, Drive, Hardware
+from virtual_lab import drives
+from virtual_lab.hardware import Dmi, Hardware
 from virtual_lab.places import SERVER, Places
 
-GIB = 1024**3
 WAN = "wan"
 INTERNET = IPv4Interface("198.51.100.1/24")
 SERVER_OUTSIDE = IPv4Interface("198.51.100.2/24")
@@ -50,7 +50,7 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class MachinePlan:
-    """One machine; the server has no console."""
+    """One machine; the server has no console. The drives are what was asked for (drives.Asked)."""
 
     name: str
     fqdn: str
@@ -59,6 +59,7 @@ class MachinePlan:
     serial: str
     console: Console | None = None
     drive: Mapping[str, str] | None = None
+    osd_drives: tuple[Mapping[str, str], ...] = ()
 
     def cable(self, link: str) -> Cable | None:
         """The cable on a NIC, or to a network, of that name."""
@@ -139,11 +140,12 @@ def hardware(
     places: Places, machine: MachinePlan, layers: tuple[Path, ...], *, release: str = "9.2"
 ) -> Hardware:
     """The server that plays `machine`."""
-    folder = places.machine(machine.name)
+    folder, seed = places.machine(machine.name), f"{machine.name}/{machine.serial}"
     return Hardware(
         name=machine.name,
         nics={cable.nic: cable.mac for cable in machine.cables},
-        drive=_drive(machine, folder / "disk.img"),
+        drive=drives.system(seed, machine.drive or {}, folder),
+        osd_drives=tuple(drives.osd(seed, asked, folder) for asked in machine.osd_drives),
         dmi=_dmi(machine),
         memory_mib=131072,
         cores=32,
@@ -202,7 +204,8 @@ def _node(lab: Lab, node: Node) -> MachinePlan:
     )
     return MachinePlan(
         node.name, node.fqdn, str(node.management), tuple(_cable(lab, node, name) for name in names),
-        serial=node.serial or _serial(lab.name, node.name), console=console, drive=_drive_asked_for(node),
+        serial=node.serial or _serial(lab.name, node.name), console=console,
+        drive=drives.system_asked_for(node), osd_drives=tuple(drives.osds_asked_for(lab, node)),
     )  # fmt: skip
 
 
@@ -210,21 +213,6 @@ def _cable(lab: Lab, node: Node, network: str) -> Cable:
     nic = node.nics[network]
     own = node.mac if network == MANAGEMENT else node.macs.get(network)
     return Cable(nic, own or made_up_mac(lab.name, node.name, nic), network, short(f"{node.name}-", nic))
-
-
-def _drive_asked_for(node: Node) -> dict[str, str]:
-    """What the lab file says of the node's disk, globs made into a plain text that they match."""
-    asked = node.disk.model_dump(include={"serial", "wwn", "model", "device"}, exclude_none=True)
-    return {key: str(value).replace("*", "0").replace("?", "0") for key, value in asked.items()}
-
-
-def _drive(machine: MachinePlan, image: Path) -> Drive:
-    digits = _digest(machine.name, machine.serial, "drive").upper()
-    plain = {
-        "serial": f"S3Z8NX0{digits[:8]}", "wwn": f"0x5002538{digits[8:17].lower()}",
-        "model": "SAMSUNG MZ7LH960HAJR-00005", "device": "sda",
-    }  # fmt: skip
-    return Drive(image=image, size=32 * GIB, **{**plain, **(machine.drive or {})})
 
 
 def _dmi(machine: MachinePlan) -> Dmi:
@@ -263,4 +251,5 @@ def _downwards(network: IPv4Network) -> Iterator[IPv4Address]:
 def _machine(raw: dict[str, Any]) -> MachinePlan:
     cables = tuple(Cable(**cable) for cable in raw["cables"])
     console = Console(**raw["console"]) if raw["console"] else None
-    return MachinePlan(**{**raw, "cables": cables, "console": console})
+    osds = tuple(raw.get("osd_drives", ()))
+    return MachinePlan(**{**raw, "cables": cables, "console": console, "osd_drives": osds})

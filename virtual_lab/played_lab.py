@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provision.inventory.models import Bmc, Deadlines, InstallMedia, Lab, Node, Server
+from provision.inventory.models import Bmc, Deadlines, Image, InstallMedia, Lab, Node, Server, Template
 from provision.inventory.secret import Secret, SecretMissing
-from virtual_lab import keys, media
+from virtual_lab import internet, keys, media
 from virtual_lab.places import Places
 from virtual_lab.plan import INTERNET
 
 # Seconds that a played machine needs at most, on a slow machine; metal needs minutes.
 _DEADLINES = Deadlines(
     server=180, power=30, dhcp=30, boot_script=20, answer=30, installed=90, first_boot=60, registered=60,
-    cluster=120, join=90,
+    cluster=120, join=90, ceph=300, templates=300,
 )  # fmt: skip
 
 
-def played(lab: Lab, places: Places, files: media.Media) -> Lab:
-    """`lab` with the rack's own server, credentials, keys and media, and with deadlines in seconds."""
+def played(lab: Lab, places: Places, files: media.Media, image: str | None = None) -> Lab:
+    """`lab` with the rack's own server, credentials, keys and media, and with deadlines in seconds.
+
+    `image` is the SHA-256 of the cloud image that the rack hands out in place of every template's own.
+    """
     own = credentials(places)
     public = places.ssh_key.with_suffix(".pub").read_text().strip()
     nodes = {name: _node(node, places, own, public) for name, node in lab.nodes.items()}
     systems = {node.os for node in lab.nodes.values()}
+    templates = {vmid: _template(each, image) for vmid, each in lab.templates.items()}
     given = InstallMedia(vmlinuz=files.vmlinuz, initrd=files.initrd, iso=files.iso)
     return lab.model_copy(
         update={
             "virtual": True, "server": _server(lab.server, places), "nodes": nodes,
+            "templates": templates,
             "media": dict.fromkeys(systems, given), "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
@@ -64,6 +69,13 @@ def _node(node: Node, places: Places, own: keys.MadeUp, public: str) -> Node:
             "ssh_keys": (*node.ssh_keys, *(() if public in node.ssh_keys else (public,))),
         }
     )
+
+
+def _template(template: Template, checksum: str | None) -> Template:
+    if checksum is None:
+        return template
+    image = Image(url=internet.address_of(template.image.url), sha256=checksum)
+    return template.model_copy(update={"image": image})
 
 
 def _bmc(bmc: Bmc, ca: Path, own: keys.MadeUp) -> Bmc:

@@ -15,7 +15,19 @@ from pathlib import Path
 from provision.errors import LabError
 from provision.inventory.models import Lab
 from provision.wait import NotYet, Patience
-from virtual_lab import control, down, host, images, kernel, keys, media, network, recipes
+from virtual_lab import (
+    control,
+    down,
+    guest_image,
+    host,
+    images,
+    internet,
+    kernel,
+    keys,
+    media,
+    network,
+    recipes,
+)
 from virtual_lab.holding import held
 from virtual_lab.places import MARKER, SERVER, Places
 from virtual_lab.plan import MachinePlan, RackPlan, differences, plan
@@ -28,6 +40,7 @@ READY = Patience(60, first=0.02, most=0.2)
 
 _ROOT = Path(__file__).parent.parent
 _PASSED_ON = ("PATH", "LANG", "TZ")
+_CLOUD = "cloud"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +65,13 @@ def raise_rack(lab: Lab, *, instance: str | None = None, say: Say = print) -> Ra
     host.check()
     places, wanted = Places.of(lab.name, instance), plan(lab)
     with held(places, say):
-        stack = _layers(places, say)
+        stack = _layers(places, lab, say)
         if _is_outdated(places, wanted, stack, say):
             down.take_down(places)
         if not places.plan.exists():
             _build(places, wanted, stack)
         _make_keys(places, wanted, lab)
+        _offer_images(places, stack, lab)
         started = _start(places, wanted, say)
         say(f"the rack {places.instance} stands: {_spoken(wanted)}" + ("" if started else ", as it did"))
     return _rack(places, wanted, lab)
@@ -77,15 +91,18 @@ def standing(lab: Lab, instance: str | None = None) -> Rack:
     return _rack(places, wanted, lab)
 
 
-def _layers(places: Places, say: Say) -> dict[str, tuple[Path, ...]]:
-    """The image layers, topmost first, of the nodes and of the server."""
+def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
+    """The image layers, topmost first, of the nodes and of the server, and what templates are made of."""
 
     def ready(recipe: recipes.Recipe) -> Path:
         return images.ready(recipe, places.images, say, marker=places.mark)
 
     with ThreadPoolExecutor(2) as pool:
         node, server = pool.map(ready, (recipes.node(), recipes.server()))
-    return {"node": (images.pve_layer(node), node), "server": (server,)}
+    stack = {"node": (images.pve_layer(node), node), "server": (server,)}
+    if lab.templates:
+        stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
+    return stack
 
 
 def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:
@@ -120,13 +137,19 @@ def _start(places: Places, wanted: RackPlan, say: Say) -> bool:
 
 
 def _build(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]]) -> None:
-    host.need_watchers(len(wanted.machines))
+    host.need_watchers(len(wanted.machines) + (_CLOUD in stack))  # one guest at a time runs, as a rule
     for machine in wanted.machines:
         places.machine(machine.name).mkdir(parents=True, exist_ok=True)
     places.rack.chmod(0o700)
     images.record(places.rack, stack)
     wanted.save(places.plan)
     network.build(places, wanted)
+
+
+def _offer_images(places: Places, stack: Mapping[str, tuple[Path, ...]], lab: Lab) -> None:
+    if lab.templates:
+        urls = [template.image.url for template in lab.templates.values()]
+        internet.offer(places.rack, urls, stack[_CLOUD][0] / guest_image.IMAGE)
 
 
 def _make_keys(places: Places, wanted: RackPlan, lab: Lab) -> None:
@@ -208,4 +231,6 @@ def _spoken(wanted: RackPlan) -> str:
 
 
 def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
-    return Rack(places, wanted, played(lab, places, media.prepare(places.images)))
+    cloud = images.recorded(places.rack, places.images).get(_CLOUD)
+    checksum = guest_image.checksum(cloud[0]) if cloud else None
+    return Rack(places, wanted, played(lab, places, media.prepare(places.images), checksum))

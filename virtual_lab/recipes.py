@@ -40,6 +40,42 @@ ExecStart=/bin/mount -o remount,bind,rw /sys/devices/virtual/net
 [Install]
 WantedBy=sysinit.target
 """
+# What stands in /sys of disks is the machine's own (virtual_lab/block_devices.py), not this host's.
+_OWN_DISKS = """\
+[Unit]
+Description=This machine's own disks in /sys
+DefaultDependencies=no
+Before=sysinit.target
+ConditionPathExists=/run/rackproof/sys
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/mount --bind /run/rackproof/sys/block /sys/block
+ExecStart=/bin/mount --bind /run/rackproof/sys/class /sys/class/block
+ExecStart=/bin/mount --bind /run/rackproof/sys/dev /sys/dev/block
+ExecStart=/bin/cp -r /run/rackproof/udev /run/
+
+[Install]
+WantedBy=sysinit.target
+"""
+# udev does this when a disk appears: lvm2's rule runs `vgchange -aay` for a volume group that is complete.
+_LVM_ACTIVATION = """\
+[Unit]
+Description=LVM volume groups of the disks that are there at boot
+DefaultDependencies=no
+After=own-disks.service systemd-tmpfiles-setup-dev.service
+Before=local-fs.target
+Requires=own-disks.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/vgchange -aay --quiet
+
+[Install]
+WantedBy=sysinit.target
+"""
 _CHRONY_WITHOUT_CLOCK = """\
 [Unit]
 ConditionCapability=
@@ -54,13 +90,29 @@ _UNWANTED = (
     "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
     "fstrim.timer",
 )  # fmt: skip
+# Daemons of Ceph and LVM that wait for what this kernel has not, or for a cluster that is not made yet.
+_UNWANTED_ON_A_NODE = (
+    "ceph-crash.service", "rbdmap.service", "dm-event.socket", "dm-event.service", "lvm2-monitor.service",
+    "lvm2-lvmpolld.socket", "lvm2-lvmpolld.service", "blk-availability.service", "smartmontools.service",
+    "nvmefc-boot-connections.service", "nvmf-autoconnect.service", "xfs_scrub_all.timer", "uuidd.socket",
+)  # fmt: skip
+HOLD = "usr/lib/rackproof/held"
+"""Below it lies, by its own path, what a fresh node has not; `list` names those paths, one a line."""
+
+# What a fresh Proxmox node has not before `pveceph install`: of Ceph it has ceph-common and ceph-fuse alone.
+_HELD = (
+    "usr/bin/ceph-bluestore-tool", "usr/bin/ceph-mds", "usr/bin/ceph-mgr", "usr/bin/ceph-mon",
+    "usr/bin/ceph-objectstore-tool", "usr/bin/ceph-osd", "usr/sbin/ceph-volume",
+    "usr/sbin/ceph-volume-systemd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """An image: Debian packages, files by path, what becomes of units, Python packages by a hashed list.
 
-    `replaced` holds, by path, a text in a package's file and what stands there instead.
+    `replaced` holds, by path, a text in a package's file and what stands there instead. The files `held` lie
+    below HOLD, not in their places.
     """
 
     name: str
@@ -68,6 +120,7 @@ class Recipe:
     files: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, tuple[str, str]] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     enabled: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     masked: tuple[str, ...] = _UNWANTED
@@ -93,6 +146,12 @@ _FILES = {
     "etc/machine-id": "",
     "etc/hostname": "localhost\n",
 }
+_NODE_FILES = {
+    # Debian's ifupdown2 writes into this directory, which Debian's iproute2 no longer brings.
+    "etc/iproute2/rt_tables.d/README": "Routing table names, as in ../rt_tables\n",
+    "etc/systemd/system/own-disks.service": _OWN_DISKS,
+    "etc/systemd/system/lvm-activation.service": _LVM_ACTIVATION,
+}
 # Debian's ifupdown2 3.0 hands a `broadcast` line to the kernel as text and fails; Proxmox's 3.3 does not.
 _IFUPDOWN2_BROADCAST = {
     "usr/share/ifupdown2/lib/nlcache.py": (
@@ -109,12 +168,13 @@ def node() -> Recipe:
     return Recipe(
         "node",
         _distinct((*_COMMON, *_NODE, *pve.packages())),
-        # Debian's ifupdown2 writes into this directory, which Debian's iproute2 no longer brings.
-        files=_FILES | {"etc/iproute2/rt_tables.d/README": "Routing table names, as in ../rt_tables\n"},
+        files=_FILES | _NODE_FILES,
         replaced=_IFUPDOWN2_BROADCAST,
         # Proxmox's corosync package has no configuration of its own; a node is in no cluster at first.
         removed=(*_REMOVED, "etc/corosync/corosync.conf"),
-        enabled=("own-nics.service",),
+        held=_HELD,
+        masked=(*_UNWANTED, *_UNWANTED_ON_A_NODE),
+        enabled=("own-nics.service", "own-disks.service", "lvm-activation.service"),
     )
 
 

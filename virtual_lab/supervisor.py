@@ -1,4 +1,4 @@
-"""The process that holds a rack: it starts every board and the BMCs, and everything ends with it."""
+"""The process that holds a rack: it starts boards, BMCs and the internet; everything ends with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from virtual_lab import board, cgroups, kernel, server_machine
+from virtual_lab import board, cgroups, internet, kernel, server_machine
 from virtual_lab.control import ControlSocket
 from virtual_lab.hardware import Hardware
 from virtual_lab.images import recorded
 from virtual_lab.places import SERVER, Places
 from virtual_lab.plan import MachinePlan, RackPlan, hardware
 
-BMCS = "bmcs"
+BMCS, INTERNET = "bmcs", "internet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,18 @@ class _Supervisor:
         for machine in missing:
             self._watch(machine.name, self._start_board(machine))
         names = [machine.name for machine in missing]
-        if BMCS not in self._running:
-            self._watch(BMCS, self._start_bmcs())
-            names.append(BMCS)
+        for name, arguments in self._programs().items():
+            if name not in self._running:
+                self._watch(name, self._start_program(name, arguments))
+                names.append(name)
         return names
+
+    def _programs(self) -> dict[str, list[str]]:
+        places = self._rack.places
+        programs = {BMCS: ["virtual_lab.bmc", str(places.plan)]}
+        if internet.is_offered(places.rack):
+            programs[INTERNET] = ["virtual_lab.internet", str(places.home), places.instance]
+        return programs
 
     def _start_board(self, machine: MachinePlan) -> int:
         parent = os.getpid()
@@ -88,11 +96,10 @@ class _Supervisor:
             board.run(*_board_of(self._rack, machine))
         return process
 
-    def _start_bmcs(self) -> int:
-        places = self._rack.places
-        command = [sys.executable, "-m", "virtual_lab.bmc", str(places.plan)]
-        log = os.open(places.rack / "bmcs.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        dying = ["setpriv", "--pdeathsig", "KILL", *command]
+    def _start_program(self, name: str, arguments: list[str]) -> int:
+        log_file = self._rack.places.rack / f"{name}.log"
+        log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        dying = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", *arguments]
         actions = [(os.POSIX_SPAWN_DUP2, log, number) for number in (1, 2)]
         process = os.posix_spawnp(dying[0], dying, os.environ, file_actions=actions)
         os.close(log)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from zlib import crc32
 
-from virtual_lab.hardware import Hardware
+from virtual_lab.hardware import Drive, Hardware
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +25,32 @@ def nics(hardware: Hardware) -> tuple[Device, ...]:
 
 def disks(hardware: Hardware) -> tuple[Device, ...]:
     """The server's disks, in the order of their index."""
-    drive = hardware.drive
+    return tuple(Device(str(index), of_drive(drive)) for index, drive in enumerate(hardware.drives))
+
+
+def of_drive(drive: Drive) -> dict[str, str]:
+    """What udev says of a disk, its links among it."""
     properties = {
+        "DEVLINKS": " ".join(f"/dev/disk/by-id/{name}" for name in by_id(drive)),
         "DEVNAME": f"/dev/{drive.device}",
         "DEVTYPE": "disk",
+        "ID_ATA": "1",
         "ID_BUS": "ata",
         "ID_MODEL": drive.model.replace(" ", "_"),
-        "ID_PATH": "pci-0000:00:17.0-ata-1",
+        "ID_PATH": f"pci-0000:00:17.0-ata-{ord(drive.device[-1]) - ord('a') + 1}",
         "ID_SERIAL": f"{drive.model.replace(' ', '_')}_{drive.serial}",
         "ID_SERIAL_SHORT": drive.serial,
         "ID_TYPE": "disk",
         "ID_WWN": drive.wwn,
         "SUBSYSTEM": "block",
     }
-    return (Device("0", properties),)
+    return properties | ({"ID_ATA_ROTATION_RATE_RPM": str(drive.rpm)} if drive.rpm else {})
+
+
+def by_id(drive: Drive) -> tuple[str, ...]:
+    """The disk's names below /dev/disk/by-id."""
+    own = (f"ata-{drive.model.replace(' ', '_')}_{drive.serial}", f"wwn-{drive.wwn}")
+    return tuple(dict.fromkeys((*drive.links, *own)))
 
 
 def first_match(devices: Sequence[Device], filters: Mapping[str, str]) -> Device | None:

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from provision.boot_service.messages import Grant, PermitState, Rack, RackNode
 from provision.errors import LabError, Refused, Unreachable
-from provision.ledger import Event
+from provision.journal import Event
 
 ANSWER_SECONDS = 30.0
 # The service says something every 15 s at the latest.

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import combinations
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
+import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
@@ -21,6 +24,10 @@ from provision.inventory.models import (
     did_you_mean,
     parse_mac,
 )
+
+COMPRESSED = frozenset({".bz2", ".gz", ".lz4", ".tar", ".xz", ".zip", ".zst"})
+FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
+"""What the models read as false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +240,49 @@ def _template_rules(given: Mapping[str, Any]) -> Iterator[Told]:
             yield _told((*at, "bridge"), f'"{bridge}" is not a bridge of this lab{hint}')
         if first.setdefault(name, vmid) != vmid:
             yield _told((*at, "name"), f'"{name}" is also the name of {first[name]}')
+        yield from _template_storage(at, body, given)
+        yield from _image_rules(at, _part(body, "image"))
+        if isinstance(text := body.get("cloud_init"), str) and (wrong := _cloud_init_mistake(text)):
+            yield _told((*at, "cloud_init"), wrong)
+
+
+def _template_storage(at: Place, body: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Told]:
+    """A pool of Ceph must be one that becomes a storage; what other storages there are only Proxmox knows."""
+    storage, pools = body.get("storage", "rbd"), _part(_part(given, "ceph"), "pools")
+    if "storage" not in body and storage not in pools:
+        yield _told(
+            (*at, "storage"), 'is "rbd" unless it is given, and this lab has no Ceph pool of that name'
+        )
+    elif str(_part(pools, str(storage)).get("storage", "true")).lower() in FALSE:
+        other = ("ceph", "pools", str(storage), "storage")
+        yield _told((*at, "storage"), f'"{storage}" is a pool that is no storage', other)
+
+
+def _image_rules(at: Place, image: Mapping[str, Any]) -> Iterator[Told]:
+    places = [
+        (*at, "image", "url"),
+        *((*at, "image", "mirrors", str(i)) for i in range(len(_listed(image.get("mirrors"))))),
+    ]
+    for place, url in zip(places, [image.get("url"), *_listed(image.get("mirrors"))], strict=True):
+        if PurePosixPath(urlsplit(str(url)).path).suffix.lower() in COMPRESSED:
+            yield _told(
+                place, f'"{url}" is packed; Proxmox imports a disk image as it is: qcow2, raw or vmdk'
+            )
+
+
+def _cloud_init_mistake(text: str) -> str | None:
+    """What is wrong with further cloud-config, which is merged with what rackproof writes itself."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1} of it" if mark else ""
+        return f"is no YAML: {getattr(error, 'problem', None) or error}{where}"
+    if not isinstance(data, dict):
+        return "must be a YAML mapping of cloud-config keys, such as packages: [tmux]"
+    if not isinstance(data.get("runcmd", []), list):
+        return "has a runcmd that is no list"
+    return None
 
 
 def _placed_in(address: IPv4Address, network: Network, place: Place) -> Iterator[Told]:

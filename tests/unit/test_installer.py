@@ -357,6 +357,20 @@ def test_a_filter_that_finds_nothing_stops_it(run: Run, world: World, tables: di
     assert world.laid == []
 
 
+def test_a_disk_for_ceph_is_not_installed_to(run: Run, world: World, hardware: Hardware) -> None:
+    osd = replace(
+        hardware.drive, image=hardware.drive.image.with_name("sdb.img"), device="sdb", serial="OSD1"
+    )
+    both = replace(hardware, osd_drives=(osd,))
+    world.answer = changed(**{"disk_setup": {"filter": {"ID_SERIAL_SHORT": "OSD*"}}})
+    outcome = run(hardware=both)
+    assert isinstance(outcome, Hang)
+    assert "install to /dev/sdb, which the lab file gives to Ceph" in outcome.why
+    assert world.laid == []
+    world.answer = GOOD
+    assert isinstance(run(hardware=both), Reboot)
+
+
 def test_from_dhcp_freezes_the_lease(run: Run, world: World) -> None:
     world.answer = {**GOOD, "network": {"source": "from-dhcp"}}
     world.options |= {12: b"pve7", 15: b"dhcp.example"}

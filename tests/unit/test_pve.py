@@ -233,7 +233,7 @@ def test_a_restart_closes_kept_connections(node: FakeNode, session: Session) -> 
 
 def test_answers_of_another_shape_are_named(session: Session) -> None:
     with pytest.raises(LabError, match=r"node1: the Proxmox API answered in an unknown shape: .*list"):
-        session._read(list[str], {"not": "a list"})
+        session.read(list[str], {"not": "a list"})
 
 
 def test_a_task_that_worked(rack: FakeRack, session: Session) -> None:

@@ -85,3 +85,19 @@ def test_summary_files_name_what_is_wrong(story: Story, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(6.12, "6.1 s"), (72, "1:12"), (3723, "1:02:03")])
 def test_durations_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_overview_is_told_to_people_and_programs(story: Story, tmp_path: Path) -> None:
+    story.sum_up([event("overview", rows=[["cluster", "old"]]), event("answer", node="node1")])
+    story.sum_up([event("overview", rows=[["cluster", "lab, quorate"], ["pool a|b", "size <3>\n*x*"]])])
+    files.write_summary(tmp_path, "r", story)
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told["overview"] == {"cluster": "lab, quorate", "pool a|b": "size <3>\n*x*"}
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    assert "| cluster | lab, quorate |" in lines
+    assert "| pool a\\|b | size \\<3\\> \\*x\\* |" in lines
+
+
+def test_a_run_without_an_overview_shows_none(story: Story, tmp_path: Path) -> None:
+    files.write_summary(tmp_path, "r", story)
+    assert "## The cluster" not in (tmp_path / "summary.md").read_text()

@@ -85,6 +85,11 @@ def test_mistakes_in_the_lab_file_are_exit_4_all_at_once(tmp_path: Path, lab: Pa
         (["-m", "provision", "--only", "install"], "say --from power"),
         (["-m", "provision", "--until", "power"], "say --until install"),
         (["-m", "provision", "--only", "power"], "say --until install"),
+        (["-m", "provision", "--until", "ceph", "--templates", "test"], "is not among those asked for"),
+        (["-m", "provision", "--only", "ceph", "--templates", "test"], "is not among those asked for"),
+        (["-m", "verify", "--templates", "test"], "is not among those asked for"),
+        (["-m", "provision", "--from", "ceph", "--templates", "remove"], "goes with neither --from nor"),
+        (["-m", "provision", "--templates", "renew"], "invalid choice"),
         (["-m", "verify", "--nodes", "node9"], '"node9" is not a node'),
         (["-m", "provison"], "provison"),
     ],
@@ -107,7 +112,8 @@ def test_a_missing_secret_is_named_and_its_value_never(tmp_path: Path, lab: Path
 def test_setup_plan_shows_the_steps_and_touches_nothing(tmp_path: Path, lab: Path) -> None:
     result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--wipe", "attic", "--setup-plan")
     order = [result.stdout.index(f"SETUP    S {name}") for name in (
-        "server_configured", "nodes_rebooted", "nodes_installed", "cluster_formed")]  # fmt: skip
+        "server_configured", "nodes_rebooted", "nodes_installed", "cluster_formed", "ceph_healthy",
+        "templates_ready")]  # fmt: skip
     assert order == sorted(order)
     assert not touched(tmp_path)
 
@@ -122,12 +128,7 @@ def test_a_step_that_fails_is_one_error_and_the_rest_is_not_reached(tmp_path: Pa
     assert skips == {"not reached: server failed"}
     assert len(list(suite.iter("testcase"))) == len(list(suite.iter("skipped"))) + 1
     told = json.loads((tmp_path / "out" / "latest" / "summary.json").read_text())
-    assert [step["state"] for step in told["steps"]] == [
-        "failed",
-        "not reached",
-        "not reached",
-        "not reached",
-    ]
+    assert [step["state"] for step in told["steps"]] == ["failed", *["not reached"] * 5]
 
 
 def test_a_check_chosen_by_name_makes_no_step_act(tmp_path: Path, lab: Path) -> None:
@@ -162,3 +163,12 @@ def test_plain_pytest_collects_only_the_projects_own_tests(tmp_path: Path) -> No
     collected = [line for line in result.stdout.splitlines() if "::" in line]
     assert collected
     assert all(line.startswith("tests/") for line in collected)
+
+
+def test_collecting_loads_nothing_that_only_acting_needs(tmp_path: Path, lab: Path) -> None:
+    result = run_pytest(
+        tmp_path, "--collect-only", "-q", "-s", "-m", "verify", "--lab", str(lab), PYTHONPROFILEIMPORTTIME="1"
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert {"pytest", "provision", "pydantic", "testinfra"} <= loaded
+    assert loaded & {"sqlalchemy", "asyncssh", "proxmoxer", "requests", "sushy", "rich"} == set()

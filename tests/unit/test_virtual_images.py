@@ -53,6 +53,17 @@ def test_an_image_that_is_there_is_not_built(tmp_path: Path) -> None:
     assert images.ready(recipe, tmp_path, pytest.fail) == tmp_path / recipe.folder
 
 
+def test_what_a_fresh_node_has_not_lies_aside(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/ceph-mon").write_text("a program")
+    recipe = recipes.Recipe("x", (), held=("usr/bin/ceph-mon",), masked=())
+    images.finish(recipe, tmp_path)
+    assert not (tmp_path / "usr/bin/ceph-mon").exists()
+    assert (tmp_path / "usr/lib/rackproof/held/usr/bin/ceph-mon").read_text() == "a program"
+    assert (tmp_path / "usr/lib/rackproof/held/list").read_text() == "/usr/bin/ceph-mon\n"
+    assert "usr/bin/ceph" not in recipes.node().held
+
+
 def test_racks_are_remembered_with_their_layers(tmp_path: Path) -> None:
     rack, home = tmp_path / "racks/a", tmp_path / "images"
     rack.mkdir(parents=True)

@@ -107,6 +107,7 @@ def test_a_disk_is_partitioned_for_real(tmp_path: Path) -> None:
     assert disk.root_partition(image) is None
     extent = disk.partition(image)
     assert disk.root_partition(image) == extent
+    assert [part.start for part in disk.partitions(image)] == [34 * 512, 1 << 20, extent.start]
     assert extent.start == 1025 << 20
     assert extent.size > 2 << 30
     disk.make_filesystem(image, extent)

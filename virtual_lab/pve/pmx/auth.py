@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 from .certs import AUTH_KEY, AUTH_PUBLIC, WWW_KEY
@@ -23,6 +24,7 @@ from .run import run
 
 LIFETIME = 2 * 60 * 60
 CLOCK_SLACK = 300
+_CRYPT = Lock()  # crypt(3) answers in one place for all threads
 SHADOW = Path("/etc/shadow")
 USER_CFG, TOKEN_CFG = BASE / "user.cfg", PRIVATE / "token.cfg"
 _TICKET = re.compile(r"^(PVE:([^:]+):([0-9A-F]{8}))::([A-Za-z0-9+/=]+)$")
@@ -72,7 +74,8 @@ def _enabled(user: str) -> bool:
 def _crypt(password: str, setting: str) -> str:
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
     crypt.restype = ctypes.c_char_p
-    hashed: bytes | None = crypt(password.encode(), setting.encode())
+    with _CRYPT:
+        hashed: bytes | None = crypt(password.encode(), setting.encode())
     return (hashed or b"*").decode()
 
 

@@ -44,10 +44,18 @@ class Asked:
 
     def params(self) -> dict[str, str]:
         """Query and body together; Failure 400 for a body that cannot be read."""
-        given = dict(parse_qsl(self.query, keep_blank_values=True))
+        given = _from_form(self.query)
         if self.headers.get("Content-Type", "").startswith("application/json") and self.body:
             return {**given, **_from_json(self.body)}
-        return {**given, **dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True))}
+        return {**given, **_from_form(self.body.decode("utf-8", "replace"))}
+
+
+def _from_form(text: str) -> dict[str, str]:
+    """The fields of a form; what one says several times, for an array, is joined by zero bytes."""
+    found: dict[str, str] = {}
+    for key, value in parse_qsl(text, keep_blank_values=True):
+        found[key] = f"{found[key]}\0{value}" if key in found else value
+    return found
 
 
 def _from_json(body: bytes) -> dict[str, str]:
@@ -57,7 +65,13 @@ def _from_json(body: bytes) -> dict[str, str]:
         raise Failure("malformed JSON string", code=400) from None
     if not isinstance(found, dict):
         raise Failure("malformed JSON string, no object", code=400)
-    return {key: str(int(value)) if isinstance(value, bool) else str(value) for key, value in found.items()}
+    return {key: _text(value) for key, value in found.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\0".join(map(_text, value))
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,7 @@ class MemDb:
         parent, target = self._directory(parent_of(op.to)), self.find(op.to)
         if target and (target.data is None or entry.data is None):
             raise TreeError(errno.EEXIST)
-        self._refuse_second_guest(op.to, but=entry.inode)
+        self._refuse_second_guest(op.to, but=(entry.inode, target.inode if target else None))
         if target:
             self._drop(target, changes)
         del self._children[entry.parent][entry.name]
@@ -282,11 +282,11 @@ class MemDb:
         self._size -= len(entry.data or b"")
         changes.gone.add(entry.inode)
 
-    def _refuse_second_guest(self, path: str, but: int | None = None) -> None:
+    def _refuse_second_guest(self, path: str, but: tuple[int | None, ...] = ()) -> None:
         match = _GUEST.match(path)
         if not match:
             return
-        if any(vmid == int(match[3]) and self._inode(node, kind, vmid) != but
+        if any(vmid == int(match[3]) and self._inode(node, kind, vmid) not in but
                for vmid, node, kind, _ in self.guests()):  # fmt: skip
             raise TreeError(errno.EEXIST)
 

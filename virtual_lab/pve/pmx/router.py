@@ -44,7 +44,9 @@ class Endpoint:
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.path)
+        # A volume's name may have slashes.
+        pattern = self.path.replace("{volume}", "(?P<volume>.+)")
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
         object.__setattr__(self, "pattern", re.compile(f"^{pattern}/?$"))
 
     @property

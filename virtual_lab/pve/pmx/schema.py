@@ -43,9 +43,21 @@ def _is_user(text: str) -> bool:
     return bool(re.match(r"^[^\s:/]+@[A-Za-z][A-Za-z0-9.\-_]+$", text)) and 3 <= len(text) <= 64
 
 
+def _is_cidr(text: str) -> bool:
+    address, slash, prefix = text.partition("/")
+    if not (slash and is_ip(address) and re.match(r"^\d{1,3}$", prefix)):
+        return False
+    return 7 < int(prefix) <= (128 if ":" in address else 32)
+
+
 _FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
     "pve-node": (lambda text: bool(_NODE.match(text)), "value does not look like a valid node name"),
     "ip": (is_ip, "value does not look like a valid IP address"),
+    "ip-list": (
+        lambda text: all(is_ip(part) for part in re.split(r"[,;\s]+", text) if part),
+        "value does not look like a valid IP address",
+    ),
+    "CIDR": (_is_cidr, "value does not look like a valid CIDR network"),
     "address": (
         lambda text: is_ip(text) or bool(_DNS.match(text)),
         "value does not look like a valid address",
@@ -69,6 +81,8 @@ def verify(given: Mapping[str, str], rules: Mapping[str, Rule]) -> dict[str, Any
             values[name] = check_value(given[name], rule)
         except ValueError as wrong:
             errors[name] = str(wrong)
+        if rule.get("requires", name) not in given:
+            errors[rule["requires"]] = f"missing property - '{name}' requires this property"
     if errors:
         raise ParameterError(errors)
     return values
@@ -83,6 +97,17 @@ def _integer(text: str, rule: Rule) -> int:
     if not re.match(r"^[+-]?\d+$", text):
         raise ValueError(f"type check ('integer') failed - got '{text}'")
     value = int(text)
+    if value < rule.get("minimum", value):
+        raise ValueError(f"value must have a minimum value of {rule['minimum']}")
+    if value > rule.get("maximum", value):
+        raise ValueError(f"value must have a maximum value of {rule['maximum']}")
+    return value
+
+
+def _number(text: str, rule: Rule) -> float:
+    if not re.match(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$", text):
+        raise ValueError(f"type check ('number') failed - got '{text}'")
+    value = float(text)
     if value < rule.get("minimum", value):
         raise ValueError(f"value must have a minimum value of {rule['minimum']}")
     if value > rule.get("maximum", value):
@@ -125,4 +150,10 @@ def check_format(text: str, name: str | Callable[[str], object]) -> None:
         raise ValueError(f"invalid format - {complaint}")
 
 
-_CHECKS: dict[str, Callable[[str, Rule], Any]] = {"integer": _integer, "boolean": _boolean, "string": _string}
+def _array(text: str, _rule: Rule) -> list[str]:
+    return text.split("\0")
+
+
+_CHECKS: dict[str, Callable[[str, Rule], Any]] = {
+    "array": _array, "integer": _integer, "number": _number, "boolean": _boolean, "string": _string,
+}  # fmt: skip

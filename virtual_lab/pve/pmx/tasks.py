@@ -105,7 +105,8 @@ def carry_out(upid: Upid, action: Callable[[], None], *, echo: TextIO | None = N
                 end = f"ERROR: {failed.message}"
             except (OSError, ValueError) as error:
                 end = f"ERROR: {error}"
-        log.write(f"TASK {end.strip()}\n")
+        end = " ".join(end.strip().splitlines())  # a task's end is one line
+        log.write(f"TASK {end}\n")
     with (LOGS / "index").open("a") as index:
         index.write(f"{upid} {int(time.time()):08X} {end.partition('ERROR: ')[2].strip() or end}\n")
     return end == "OK"

@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from . import access, cluster, nodes
+from . import (
+    access,
+    ceph,
+    cluster,
+    content,
+    datacenter,
+    disks,
+    guest_agent,
+    nodes,
+    osds,
+    qemu,
+    storage,
+)
 
-__all__ = ["access", "cluster", "nodes"]
+__all__ = [
+    "access",
+    "ceph",
+    "cluster",
+    "content",
+    "datacenter",
+    "disks",
+    "guest_agent",
+    "nodes",
+    "osds",
+    "qemu",
+    "storage",
+]

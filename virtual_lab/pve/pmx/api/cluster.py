@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import formation, tasks
+from .. import formation, guest_status, tasks
 from ..cluster import (
     certificate_of,
     fingerprint_of,
@@ -18,6 +18,7 @@ from ..errors import Failure
 from ..router import ROOT, Call, endpoint
 from ..schema import FINGERPRINT, NODE, NODE_ID, Rule
 from . import facts
+from .access import TICKETS
 
 _LINKS: dict[str, Rule] = {
     f"link{number}": {"type": "string", "format": parse_link, "optional": True}
@@ -56,10 +57,11 @@ def _node_row(name: str, node: dict[str, Any]) -> dict[str, Any]:
 
 @endpoint("GET", "/cluster/resources", params={"type": _KIND})
 def resources(call: Call) -> list[dict[str, Any]]:
-    """Nodes and storages; there are no guests."""
+    """Nodes, guests and storages."""
     wanted = call.params.get("type")
-    found = [*facts.nodes(), *facts.storage_resources()]
-    return [row for row in found if wanted in (None, row["type"])]
+    found = [*facts.nodes(), *facts.storage_resources()] if wanted != "vm" else []
+    found += guest_status.of_cluster(TICKETS.make("root@pam")) if wanted in (None, "vm") else []
+    return [row for row in found if wanted in (None, "vm", row["type"])]
 
 
 @endpoint("GET", "/cluster/tasks")

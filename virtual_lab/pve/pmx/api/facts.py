@@ -1,4 +1,4 @@
-"""What the node can say of itself: load, memory, interfaces, services, repositories, storages."""
+"""What the node can say of itself: load, memory, interfaces, services, the cluster's nodes and storages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import versions
-from ..cluster import BASE, certificate_of, fingerprint_of, members, node_name
+from .. import storage, versions
+from ..cluster import certificate_of, fingerprint_of, members, node_name
 
 INTERFACES = Path("/etc/network/interfaces")
-SOURCES = Path("/etc/apt/sources.list.d")
 SERVICES = ("chrony", "corosync", "cron", "pve-cluster", "pvedaemon", "pveproxy", "ssh")
 _PHYSICAL = re.compile(r"^(?:eth\d+|en[^:.]+|ib[^:.]+|nic\d+|if\d+)$")
 
@@ -153,71 +151,19 @@ def _service(block: dict[str, str]) -> dict[str, Any]:
             "active-state": block["ActiveState"], "unit-state": state}  # fmt: skip
 
 
-# -- repositories
-
-
-def repositories() -> dict[str, Any]:
-    """What GET nodes/{node}/apt/repositories says."""
-    files = [
-        {"path": str(path), "file-type": "sources", "digest": [], "repositories": list(_stanzas_of(path))}
-        for path in sorted(SOURCES.glob("*.sources"))
-    ]
-    standard = [_standard(handle, name, files) for handle, name in _HANDLES.items()]
-    return {"digest": "", "errors": [], "infos": [], "files": files, "standard-repos": standard}
-
-
-_HANDLES = {"enterprise": "Enterprise", "no-subscription": "No-Subscription", "test": "Test"}
-
-
-def _standard(handle: str, name: str, files: list[dict[str, Any]]) -> dict[str, Any]:
-    rows = [row for file in files for row in file["repositories"] if f"pve-{handle}" in row["Components"]]
-    row: dict[str, Any] = {"handle": handle, "name": name}
-    return {**row, "status": int(any(found["Enabled"] for found in rows))} if rows else row
-
-
-def _stanzas_of(path: Path) -> Iterator[dict[str, Any]]:
-    for block in re.split(r"\n\s*\n", path.read_text().strip()):
-        lines = [line for line in block.splitlines() if not line.startswith("#")]
-        keys = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        if "Types" in keys:
-            row: dict[str, Any] = {name: keys.get(name, "").split()
-                                   for name in ("Types", "URIs", "Suites", "Components")}  # fmt: skip
-            enabled = keys.get("Enabled", "yes").lower() not in ("no", "false", "0")
-            signed = [{"Key": "Signed-By", "Values": [keys["Signed-By"]]}] if "Signed-By" in keys else []
-            yield {**row, "FileType": "sources", "Enabled": int(enabled), "Comment": "", "Options": signed}
-
-
 # -- storages
-
-
-def storages() -> list[dict[str, Any]]:
-    """What GET storage says: the entries of storage.cfg."""
-    path = BASE / "storage.cfg"
-    text = (
-        path.read_text() if path.exists() else "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n"
-    )
-    found: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        head = re.match(r"^(\w+):\s*(\S+)\s*$", line)
-        if head:
-            found.append({"storage": head[2], "type": head[1]})
-        elif line.strip() and found:
-            key, _, value = line.strip().partition(" ")
-            found[-1][key] = value.strip() or 1
-    return found
 
 
 def storage_resources() -> list[dict[str, Any]]:
     """The storages of every online node, as GET cluster/resources lists them."""
     online = [row["node"] for row in nodes() if row["status"] == "online"]
-    return [_storage(node, entry) for node in online for entry in storages()]
+    return [_storage(node, one) for node in online for one in storage.all().values() if one.enabled(node)]
 
 
-def _storage(node: str, entry: dict[str, Any]) -> dict[str, Any]:
-    name = entry["storage"]
-    return {"id": f"storage/{node}/{name}", "type": "storage", "storage": name, "node": node,
-            "plugintype": entry["type"], "status": "available", "shared": entry.get("shared", 0),
-            "content": entry.get("content", "")}  # fmt: skip
+def _storage(node: str, one: storage.Storage) -> dict[str, Any]:
+    return {"id": f"storage/{node}/{one.name}", "type": "storage", "storage": one.name, "node": node,
+            "plugintype": one.type, "status": "available", "shared": int(one.shared),
+            "content": ",".join(sorted(one.content))}  # fmt: skip
 
 
 def local_time() -> dict[str, Any]:

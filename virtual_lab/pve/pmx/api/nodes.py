@@ -1,4 +1,4 @@
-"""/nodes and /storage."""
+"""/nodes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,11 @@ def nodes(_call: Call) -> list[dict[str, Any]]:
     return facts.nodes()
 
 
-@endpoint("GET", "/storage", right=USER)
-def storages(_call: Call) -> list[dict[str, Any]]:
-    """The cluster's storages."""
-    return facts.storages()
-
-
 @endpoint("GET", "/nodes/{node}", right=USER)
 def index(_call: Call) -> list[dict[str, str]]:
     """What is below."""
-    names = ("apt", "certificates", "network", "services", "status", "tasks", "time", "version")
+    names = ("apt", "ceph", "certificates", "disks", "network", "qemu", "services", "status", "storage",
+             "tasks", "time", "version")  # fmt: skip
     return [{"name": name} for name in names]
 
 
@@ -77,12 +72,6 @@ def certificates(_call: Call) -> list[dict[str, Any]]:
     home = BASE / "nodes" / node_name()
     files = [CA_CERTIFICATE, home / "pve-ssl.pem", home / "pveproxy-ssl.pem"]
     return [{**describe(file), "fingerprint": fingerprint_of(file)} for file in files if file.exists()]
-
-
-@endpoint("GET", "/nodes/{node}/apt/repositories")
-def repositories(_call: Call) -> dict[str, Any]:
-    """The configured package repositories."""
-    return facts.repositories()
 
 
 @endpoint("GET", "/nodes/{node}/apt/versions")

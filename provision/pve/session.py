@@ -220,32 +220,32 @@ class Session:
 
     def version(self) -> Version:
         """Version and release of pve-manager."""
-        return self._read(Version, self.api.version.get())
+        return self.read(Version, self.api.version.get())
 
     def status(self) -> ClusterStatus:
         """The cluster as this node sees it."""
-        entries = self._read(list[dict[str, Any]], self.api.cluster.status.get())
-        heads = self._read(list[_Head], [entry for entry in entries if entry.get("type") == "cluster"])
-        members = self._read(list[Member], [entry for entry in entries if entry.get("type") == "node"])
+        entries = self.read(list[dict[str, Any]], self.api.cluster.status.get())
+        heads = self.read(list[_Head], [entry for entry in entries if entry.get("type") == "cluster"])
+        members = self.read(list[Member], [entry for entry in entries if entry.get("type") == "node"])
         head = heads[0] if heads else _Head()
         by_name = {member.name: member for member in members}
         return ClusterStatus(head.name, head.quorate, head.version, by_name)
 
     def config_nodes(self) -> dict[str, ConfigNode]:
         """Corosync's nodelist by name; empty on a node that is in no cluster."""
-        nodes = self._read(list[ConfigNode], self.api.cluster.config.nodes.get())
+        nodes = self.read(list[ConfigNode], self.api.cluster.config.nodes.get())
         return {node.name: node for node in nodes}
 
     def join_info(self) -> JoinInfo:
         """What a node needs to join; refused by a node that is in no cluster."""
-        return self._read(JoinInfo, self.api.cluster.config.join.get())
+        return self.read(JoinInfo, self.api.cluster.config.join.get())
 
     # Changing
 
     def create_cluster(self, name: str, links: Sequence[str]) -> str:
         """Begin a cluster of this node, with its address on each link; the task's UPID."""
         upid = self.api.cluster.config.post(clustername=name, **_link_fields(links))
-        return self._upid(upid)
+        return self.upid(upid)
 
     def join_cluster(self, peer: str, fingerprint: str, password: Secret, links: Sequence[str]) -> str:
         """Make this node join the cluster of the member at address `peer`; the task's UPID.
@@ -255,7 +255,7 @@ class Session:
         upid = self.api.cluster.config.join.post(
             hostname=peer, fingerprint=fingerprint, password=Hidden(password.reveal()), **_link_fields(links)
         )
-        return self._upid(upid)
+        return self.upid(upid)
 
     def delete_node(self, name: str) -> None:
         """Take another node out of the nodelist; needs quorum."""
@@ -265,11 +265,11 @@ class Session:
 
     def task(self, upid: str) -> Task:
         """How far a task is."""
-        return self._read(Task, self._task_api(upid).status.get())
+        return self.read(Task, self._task_api(upid).status.get())
 
     def task_log(self, upid: str) -> list[str]:
         """The first 500 lines of a task's log."""
-        lines = self._read(list[dict[str, Any]], self._task_api(upid).log.get(start=0, limit=500))
+        lines = self.read(list[dict[str, Any]], self._task_api(upid).log.get(start=0, limit=500))
         return [str(line["t"]) for line in lines if "t" in line]
 
     def finish(self, upid: str, what: str, patience: Patience) -> Task:
@@ -294,12 +294,14 @@ class Session:
     def _task_api(self, upid: str) -> ProxmoxResource:
         return self.api.nodes(upid.split(":")[1]).tasks(quote(upid, safe=""))
 
-    def _upid(self, answer: object) -> str:
+    def upid(self, answer: object) -> str:
+        """The UPID that a call which begins a task has answered with; raises LabError when it is none."""
         if not isinstance(answer, str) or not answer.startswith("UPID:"):
             raise LabError("the Proxmox API began a task, but did not answer with its UPID", node=self.node)
         return answer
 
-    def _read(self, shape: type[T], data: object) -> T:
+    def read(self, shape: type[T], data: object) -> T:
+        """An answer in the shape that it should have; raises LabError, naming the place that has not."""
         try:
             return TypeAdapter(shape).validate_python(data)
         except ValidationError as error:
