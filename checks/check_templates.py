@@ -9,7 +9,6 @@ import pytest
 from testinfra.host import Host
 
 from provision.inventory import Lab, Template
-from provision.run import Run
 
 if TYPE_CHECKING:
     from checks.template_facts import Standing
@@ -25,35 +24,26 @@ def api(lab: Lab, api_of: Callable[[str], Session]) -> Session:
 
 
 @pytest.fixture(scope="session")
-def present(template: tuple[int, Template], run: Run) -> tuple[int, Template]:
-    """The template, which this very run may have been told to remove."""
-    evidence = run.ledger.recall(run.lab, "templates")
-    if evidence and evidence.run == run.id and str(template[0]) not in evidence.facts.get("templates", {}):
-        pytest.skip("this run has removed it, as it was asked to")
-    return template
-
-
-@pytest.fixture(scope="session")
-def found(lab: Lab, present: tuple[int, Template], api: Session) -> Standing:
+def found(lab: Lab, template: tuple[int, Template], api: Session) -> Standing:
     """What stands under the template's id; without it every check of it fails."""
     from checks import template_facts  # noqa: PLC0415 (collecting needs no API)
 
-    standing = template_facts.standing(api, lab.nodes, present[0])
-    assert standing is not None, f"no node has a guest {present[0]}"
+    standing = template_facts.standing(api, lab.nodes, template[0])
+    assert standing is not None, f"no node has a guest {template[0]}"
     return standing
 
 
-def test_is_a_template(found: Standing, present: tuple[int, Template]) -> None:
+def test_is_a_template(found: Standing, template: tuple[int, Template]) -> None:
     """It is a template, nothing else holds it, and it has its name."""
-    _, asked = present
+    _, asked = template
     assert (found.guest.template, found.guest.lock, found.guest.name) == (True, None, asked.name)
 
 
-def test_is_on_its_storage(found: Standing, present: tuple[int, Template], api: Session) -> None:
+def test_is_on_its_storage(found: Standing, template: tuple[int, Template], api: Session) -> None:
     """Its system disk is on the storage asked for, as a base image, and is really there."""
     from checks import template_facts  # noqa: PLC0415
 
-    vmid, asked = present
+    vmid, asked = template
     disk = found.drive("scsi0")
     assert disk.get("storage") == asked.storage
     assert f"base-{vmid}-disk-" in disk["volume"]
@@ -65,9 +55,9 @@ def test_is_tagged(found: Standing) -> None:
     assert "rackproof" in found.guest.tagset
 
 
-def test_image_is_the_one_asked_for(found: Standing, present: tuple[int, Template]) -> None:
+def test_image_is_the_one_asked_for(found: Standing, template: tuple[int, Template]) -> None:
     """Its notes record the checksum of the image that the lab file names."""
-    assert found.image == present[1].image.sha256
+    assert found.image == template[1].image.sha256
 
 
 def test_agent_is_on(found: Standing) -> None:
@@ -75,17 +65,17 @@ def test_agent_is_on(found: Standing) -> None:
     assert found.agent_is_on
 
 
-def test_boots_by_uefi(found: Standing, present: tuple[int, Template]) -> None:
+def test_boots_by_uefi(found: Standing, template: tuple[int, Template]) -> None:
     """It has UEFI firmware, and a disk for its variables on the same storage."""
     drive = found.drive("efidisk0")
     firmware = (found.config.get("bios"), drive.get("storage"), drive.get("efitype"))
-    assert firmware == ("ovmf", present[1].storage, "4m")
+    assert firmware == ("ovmf", template[1].storage, "4m")
 
 
-def test_has_a_cloud_init_drive(found: Standing, present: tuple[int, Template]) -> None:
+def test_has_a_cloud_init_drive(found: Standing, template: tuple[int, Template]) -> None:
     """It has a cloud-init drive, on the same storage."""
     drive = found.drive("scsi1")
-    assert (drive.get("storage"), drive.get("media")) == (present[1].storage, "cdrom")
+    assert (drive.get("storage"), drive.get("media")) == (template[1].storage, "cdrom")
     assert "cloudinit" in drive["volume"]
 
 
@@ -94,32 +84,32 @@ def test_boots_from_its_disk(found: Standing) -> None:
     assert found.config.get("boot") == "order=scsi0"
 
 
-def test_is_on_its_bridge(found: Standing, present: tuple[int, Template]) -> None:
+def test_is_on_its_bridge(found: Standing, template: tuple[int, Template]) -> None:
     """Its network card is on the bridge asked for, in no VLAN."""
-    assert found.nic == {"model": "virtio", "bridge": present[1].bridge}
+    assert found.nic == {"model": "virtio", "bridge": template[1].bridge}
 
 
-def test_size(found: Standing, present: tuple[int, Template]) -> None:
+def test_size(found: Standing, template: tuple[int, Template]) -> None:
     """It has the memory, the cores and the disk asked for."""
-    _, asked = present
+    _, asked = template
     sizes = (found.config.get("memory"), found.config.get("cores"), found.disk_gib)
     assert sizes == (str(asked.memory), str(asked.cores), asked.disk or found.disk_gib)
 
 
-def test_lets_its_user_in(found: Standing, present: tuple[int, Template], lab: Lab) -> None:
+def test_lets_its_user_in(found: Standing, template: tuple[int, Template], lab: Lab) -> None:
     """Cloud-init is told the user and the keys asked for, takes an address by DHCP, and upgrades nothing."""
     from checks import template_facts  # noqa: PLC0415
 
-    _, asked = present
+    _, asked = template
     assert (found.config.get("ciuser"), found.keys) == (asked.user, template_facts.keys_asked(lab, asked))
     assert (found.config.get("ipconfig0"), found.config.get("ciupgrade")) == ("ip=dhcp", "0")
 
 
-def test_snippet_is_on_node(host: Host, found: Standing, present: tuple[int, Template]) -> None:
+def test_snippet_is_on_node(host: Host, found: Standing, template: tuple[int, Template]) -> None:
     """The node has the snippet that the template names, with what the lab file adds to cloud-init."""
     from checks import template_facts  # noqa: PLC0415
 
-    path, text, volume = template_facts.snippet_of(*present)
+    path, text, volume = template_facts.snippet_of(*template)
     assert found.config.get("cicustom") == volume
     assert host.run("cat %s", path).stdout == text
 
