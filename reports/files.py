@@ -64,9 +64,8 @@ def _markdown(run: str, story: Story) -> str:
     lines = [f"# {story.verdict}: lab {story.lab}", "", f"Run {run}, {duration(story.seconds)}.", ""]
     lines += ["| step | state | time | checks passed | failed |", "|---|---|---|---|---|"]
     for step in story.steps.values():
-        bad = step.checks["failed"] + step.checks["error"]
         took = duration(step.seconds) if step.seconds else ""
-        lines.append(f"| {step.name} | {step.state} | {took} | {step.checks['passed']} | {bad} |")
+        lines.append(f"| {step.name} | {step.state} | {took} | {step.checks['passed']} | {step.wrong} |")
     if story.overview:
         lines += ["", "## The cluster", "", "| | |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(text)} |" for name, text in story.overview]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from provision.journal import Event
 
-State = Literal["waiting", "running", "done", "recalled", "failed", "not reached"]
+State = Literal["waiting", "running", "done", "recalled", "checked", "failed", "not reached"]
 Result = Literal["passed", "failed", "error", "skipped"]
 
 NODE_PHASES = (
@@ -46,6 +46,11 @@ class StepTold:
     summary: str = ""
     said: str = ""
     checks: Counter[Result] = field(default_factory=Counter)
+
+    @property
+    def wrong(self) -> int:
+        """How many of its checks did not pass."""
+        return self.checks["failed"] + self.checks["error"]
 
 
 @dataclass(slots=True)
@@ -96,6 +101,8 @@ class Story:
             return
         if not outcome.acts:
             step.checks[outcome.result] += 1
+            if step.state == "waiting":
+                step.state = "checked"
         elif outcome.result == "skipped":
             step.state, step.summary = "not reached", outcome.said
         elif outcome.result != "passed":

@@ -22,6 +22,7 @@ SIGNS = {
     "running": ("▸", "bold cyan"),
     "done": ("✓", "green"),
     "recalled": ("✓", "dim"),
+    "checked": ("✓", "green"),
     "failed": ("✗", "bold red"),
     "not reached": ("\u2013", "dim"),
 }
@@ -109,7 +110,7 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
 
 
 def _step_row(step: StepTold) -> Iterator[Text]:
-    sign, style = SIGNS[step.state]
+    sign, style = SIGNS["failed" if step.wrong and step.state != "running" else step.state]
     seconds = time.time() - step.began if step.state == "running" else step.seconds
     yield Text(step.name, "bold" if step.state in ("running", "failed") else "")
     yield Text(sign, style)
@@ -119,7 +120,7 @@ def _step_row(step: StepTold) -> Iterator[Text]:
 
 
 def _checks(step: StepTold) -> Text:
-    bad = step.checks["failed"] + step.checks["error"]
+    bad = step.wrong
     text = Text()
     if passed := step.checks["passed"]:
         text.append(f"{passed} checks ✓", "green")

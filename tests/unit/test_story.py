@@ -53,6 +53,15 @@ def test_checks_count_beside_their_step_and_steps_do_not_count_as_checks(story: 
     assert [bad.name for bad in story.bad] == ["dns: b"]
 
 
+def test_a_step_that_only_checks_looked_at_is_checked(story: Story) -> None:
+    story.note(Outcome("dns: a", "server", "passed", 0.1))
+    story.note(Outcome("bmc: b", "power", "failed", 0.1))
+    states = {name: (step.state, step.wrong) for name, step in story.steps.items()}
+    assert states["server"] == ("checked", 0)
+    assert states["power"] == ("checked", 1)
+    assert states["install"] == ("waiting", 0)
+
+
 def test_closing_line_tells_failed_and_not_reached(story: Story) -> None:
     story.take(event("step-started", step="server"))
     story.take(event("step-done", step="server", seconds=1))
