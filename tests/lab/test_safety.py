@@ -271,7 +271,8 @@ def as_real_lab(lab: Lab, folder: Path, power: str = "30s", **nodes: dict[str, A
     written["deadlines"]["power"] = power
     (folder / "lab.yaml").write_text(yaml.safe_dump(written))
     return replace(
-        lab, folder=folder, arguments=("--lab", str(folder / "lab.yaml"), "--wipe", "virtual"),
+        lab, folder=folder,
+        arguments=("--lab", str(folder / "lab.yaml"), "--wipe", "virtual", *lab.arguments),
         prefix=("nsenter", f"--net={lab.places.namespace('lab')}", "--"),
     )  # fmt: skip
 
