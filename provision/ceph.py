@@ -369,6 +369,8 @@ class _Building:
             return NotYet(f"down: {', '.join(down)}") if down else tree
 
         tree = site.until(f"all {len(wanted)} OSDs up", lambda: settling(probe))
+        if site.changed:
+            site.outdate()
         for osd in (osd for osd in wanted if not tree[osd].in_):
             api.take_in(site.asked, osd)
             site.did("osd-in", f"osd.{osd} taken in")
@@ -429,6 +431,8 @@ class _Building:
         def probe() -> Status | NotYet:
             status = api.status(site.asked)
             faults = [*unwell(status, site), *_unsettled(status, api.pools(site.asked))]
+            if not faults and site.figures_are_old:
+                return NotYet("all well, by figures that may be older than the last change")
             if faults and told[-1] - site.deadline.remaining > TELL_EVERY:
                 told.append(site.deadline.remaining)
                 site.say("waiting", f"for Ceph to be healthy: {'; '.join(faults)}")

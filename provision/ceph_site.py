@@ -25,6 +25,8 @@ Wait = Callable[[float], Patience]
 STEP = "ceph"
 # How long an API may take to serve again after a restart of its own.
 SERVING = 60.0
+# How old the monitors' figures of placement groups may be: Ceph's mgr_stats_period is five seconds.
+FIGURES = 6.0
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Site:
         """The deadline begins."""
         seconds = self.lab.deadlines.ceph
         self.deadline = Deadline(seconds, now=self.patience(seconds).now)
+        self._figures: Deadline | None = None
 
     # Who runs what
 
@@ -175,6 +178,16 @@ class Site:
         """An event of this step that is a change."""
         self.changed.append(f"{text} on {node}" if node else text)
         self.say(kind, text, node=node, **facts)
+        self.outdate()
+
+    def outdate(self) -> None:
+        """Ceph's figures are old from now on, and for some seconds: something has changed."""
+        self._figures = Deadline(FIGURES, now=self.patience(FIGURES).now)
+
+    @property
+    def figures_are_old(self) -> bool:
+        """Whether Ceph may still tell how its placement groups were before the last change."""
+        return self._figures is not None and not self._figures.expired
 
 
 def gathered(errors: Mapping[str, LabError]) -> LabError:

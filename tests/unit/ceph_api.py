@@ -529,7 +529,7 @@ class CephRack(FakeRack):
         self.file_systems: list[str] = []
         self.storages: dict[str, dict[str, Any]] = {"local": {"type": "dir", "content": "iso"}}
         self.migration: dict[str, str] | None = None
-        self.reported = self.creating = 0
+        self.reported = self.creating = self.reports = 0
         self.checks: dict[str, dict[str, Any]] = {}
         # Faults that a test plants
         self.busy: list[str] = []
@@ -590,6 +590,10 @@ class CephRack(FakeRack):
     def raise_osd(self, node: CephNode, osd: int) -> None:
         node.active.add(f"osd.{osd}")
         self.osds[osd].up = True
+        if self.reported:
+            # Placement groups that were clean peer anew; the managers tell of it some seconds later.
+            self.later(4.0, lambda: self._report(creating=self.reported // 2))
+            self.later(7.0, lambda: self._report(creating=0))
 
     def add_pool(self, name: str, params: Mapping[str, str]) -> None:
         self.pools[name] = {}
@@ -599,6 +603,7 @@ class CephRack(FakeRack):
         self.later(5.0, lambda: self._report(creating=0))
 
     def _report(self, *, creating: int) -> None:
+        self.reports += 1
         self.reported = sum(pool["pg_num"] for pool in self.pools.values())
         self.creating = creating
 

@@ -601,6 +601,16 @@ def test_new_placement_groups_are_waited_for(stage: Stage) -> None:
     assert stage.told("healthy")[0].text == "HEALTH_OK, 4 OSDs, 128 PGs"
 
 
+def test_figures_from_before_the_last_change_are_not_believed(stage: Stage) -> None:
+    """An OSD that came up moves placement groups, which the managers tell as clean for some seconds more."""
+    stage.build()
+    stage.rack.nodes["node3"].reinstalled()
+    reports = stage.rack.reports
+    stage.build()
+    assert stage.rack.reports == reports + 2, "healthy is said after they have peered, not before"
+    assert stage.rack.creating == 0
+
+
 def test_a_pool_that_is_being_resized_is_waited_for(stage: Stage) -> None:
     stage.build()
     scaling = stage.rack.pools["rbd"]["autoscale_status"]
