@@ -360,8 +360,8 @@ class History:
 
 
 def place(out: Path) -> Path:
-    """Where the history of the runs in a report folder is kept."""
-    return out.parent / "history.sqlite" if out.name == "out" else out / "history.sqlite"
+    """Where the history of the runs in a report folder is kept: in it, but beside the default one."""
+    return (out.parent if out.parts[-2:] == ("reports", "out") else out) / "history.sqlite"
 
 
 def _run(row: Sequence[Any]) -> RunRow:
