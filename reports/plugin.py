@@ -32,6 +32,7 @@ class Telling:
         self._config, self._session, self._reporter = config, session, reporter
         self._story = reporter.story
         self._events: list[Event] = []
+        self._evidence: list[Evidence] = []
         session.subscribers.append(self.take)
         session.finishers.append(self.look_back)
 
@@ -70,6 +71,7 @@ class Telling:
         self._story.interrupted = self._session.interrupted
         files.write_summary(self._session.folder, self._session.run_id, self._story)
         self._remember()
+        self._show()
         self._reporter.end()
 
     def _remember(self) -> None:
@@ -86,6 +88,22 @@ class Telling:
         self._about, unsaid = past.remember(place(session.request.out), record, story)
         self._reporter.notes += unsaid
 
+    def _show(self) -> None:
+        """The page, which the last line then names; the run is what it is without one, too."""
+        from reports import page  # noqa: PLC0415
+
+        session = self._session
+        material = page.Material(
+            session.run_id, session.request.mode, self._story, self._events, self._evidence,
+            _addresses(session), list(properties(session, ())), self._about,
+        )  # fmt: skip
+        try:
+            page.write_page(session.folder, material)
+        except page.PageUnwritable as error:
+            self._reporter.notes.append(str(error))
+        else:
+            self._reporter.report = _shown(session.request.out / "latest" / "index.html")
+
     def look_back(self, run: Run) -> None:
         """Overview, node facts and JUnit properties, while the ledger is still open."""
         from reports import files  # noqa: PLC0415
@@ -93,6 +111,7 @@ class Telling:
         self._events = run.ledger.events(run=run.id)
         self._story.sum_up(self._events)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
+        self._evidence = evidence
         files.write_nodes(self._session.folder, self._session.node_names, evidence)
         xml = self._config.stash.get(xml_key, None)
         if xml is not None:
@@ -184,6 +203,15 @@ def properties(session: Session, evidence: Iterable[Evidence]) -> Iterator[tuple
 def told_version() -> str:
     """The version of rackproof, with its commit where that is known."""
     return f"{VERSION} {_commit()}".strip()
+
+
+def _addresses(session: Session) -> dict[str, dict[str, str]]:
+    """Where each node of the lab file is to be found, by network."""
+    return {
+        name: {network: str(address) for network, address in node.addresses.items()}
+        | {"BMC": str(node.bmc.address)}
+        for name, node in session.written.nodes.items()
+    }
 
 
 def _result(report: pytest.TestReport) -> Result | None:
