@@ -9,13 +9,15 @@ import sqlite3
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from provision.errors import RackproofError
+from provision.run import STEPS
 from reports.fingerprint import fingerprints
 from reports.story import Outcome, Result, Story
 
@@ -25,6 +27,8 @@ APPLICATION = 0x72706866
 BUSY_SECONDS = 30
 RECENT = 20
 """What is usual is the median of so many proved runs."""
+LATELY = 300
+"""A case wavers if it did in so many runs of its lab: what it did long ago is no news."""
 SAID_MOST = 2000
 """Characters kept of what a failure said; the report of its run has the whole."""
 
@@ -143,11 +147,11 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _create(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
-            with self._told():
-                self._prepare()
+            self._check()
         except HistoryUnusable:
             self._db.close()
             raise
@@ -207,11 +211,6 @@ class History:
         rows = self._rows(query, lab or "", -1 if last is None else last)
         return [_run(row) for row in reversed(rows)]
 
-    def find(self, words: str) -> list[RunRow]:
-        """The runs whose name is, begins with or ends with these words."""
-        exact = [run for run in self.runs() if run.id == words]
-        return exact or [run for run in self.runs() if run.id.startswith(words) or run.id.endswith(words)]
-
     def last_proved(self, lab: str) -> RunRow | None:
         """The newest run that proved the lab."""
         query = "SELECT * FROM runs WHERE lab = ? AND verdict = 'PROVED' ORDER BY began DESC, n DESC LIMIT 1"
@@ -224,17 +223,16 @@ class History:
         A run in which the case was not reached neither breaks the series nor is part of it.
         """
         query = """
-            SELECT r.*, max(b.run IS NOT NULL) FROM outcomes o JOIN runs r ON r.n = o.run
-            LEFT JOIN bad b ON b.run = r.n AND b.fingerprint = :mark
-            WHERE r.lab = :lab AND o.result != 'skipped'
-              AND o.case_n IN (SELECT case_n FROM bad WHERE fingerprint = :mark)
-            GROUP BY r.n ORDER BY r.began DESC, r.n DESC"""
-        first = None
-        for *row, is_bad in self._rows(query, {"mark": fingerprint, "lab": lab}):
-            if not is_bad:
-                break
-            first = _run(row)
-        return first
+            WITH good AS (
+              SELECT max(r.began) AS last FROM outcomes o JOIN runs r ON r.n = o.run
+              WHERE r.lab = :lab AND o.result != 'skipped'
+                AND o.case_n = (SELECT case_n FROM bad WHERE fingerprint = :mark)
+                AND o.run NOT IN (SELECT run FROM bad WHERE fingerprint = :mark))
+            SELECT r.* FROM bad b JOIN runs r ON r.n = b.run, good
+            WHERE b.fingerprint = :mark AND r.lab = :lab AND r.began > coalesce(good.last, 0)
+            ORDER BY r.began, r.n LIMIT 1"""
+        rows = self._rows(query, {"mark": fingerprint, "lab": lab})
+        return _run(rows[0]) if rows else None
 
     def usual(self, lab: str) -> dict[str, float]:
         """Median seconds of each step, and of reaching each phase, in the last proved runs that had it."""
@@ -259,21 +257,21 @@ class History:
         told: dict[str, list[tuple[RunRow, float]]] = defaultdict(list)
         for step, seconds, *row in self._rows(query, lab):
             told[step].append((_run(row), seconds))
-        return dict(told)
+        return {step: told[step] for step in sorted(told, key=_place)}
 
     def flaky(self, lab: str) -> list[Wavering]:
-        """The cases that failed and passed in the next run that ran them, with the same code and lab file.
+        """The cases that lately failed, and passed in the next run of them on the same code and lab file.
 
         A change to failing alone is no sign: that is what a fault looks like on its first day.
         """
         query = """
             SELECT c.name, r.id, o.result, r.version, r.lab_file FROM outcomes o
             JOIN runs r ON r.n = o.run JOIN cases c ON c.n = o.case_n
-            WHERE r.lab = :lab AND o.result != 'skipped' AND o.case_n IN (
-              SELECT case_n FROM outcomes WHERE result IN ('failed', 'error'))
+            WHERE o.result != 'skipped' AND o.case_n IN (SELECT case_n FROM bad)
+              AND o.run IN (SELECT n FROM runs WHERE lab = ? ORDER BY began DESC, n DESC LIMIT ?)
             ORDER BY o.case_n, r.began, r.n"""
         told: dict[str, list[tuple[str, Result, str]]] = defaultdict(list)
-        for case, run, result, version, lab_file in self._rows(query, {"lab": lab}):
+        for case, run, result, version, lab_file in self._rows(query, lab, LATELY):
             told[case].append((run, result, _ground(version, lab_file)))
         found = [Wavering(case, _recovered(rows), len(rows)) for case, rows in told.items()]
         return sorted(
@@ -283,7 +281,7 @@ class History:
     def steps(self, run: str) -> list[StepRow]:
         """The steps of a run."""
         query = "SELECT step, state, s.seconds FROM steps s JOIN runs r ON r.n = s.run WHERE r.id = ?"
-        return [StepRow(*row) for row in self._rows(query, run)]
+        return sorted((StepRow(*row) for row in self._rows(query, run)), key=lambda row: _place(row.step))
 
     def phases(self, run: str) -> list[PhaseRow]:
         """How long each node took to reach each phase in a run."""
@@ -304,30 +302,14 @@ class History:
 
     # The file below
 
-    def _prepare(self) -> None:
-        schema = self._pragma("user_version")
-        if schema > SCHEMA:
+    def _check(self) -> None:
+        if self._pragma("application_id") != APPLICATION:
+            raise HistoryUnusable(f"{self.path}: not a history of runs but another program's file")
+        if (schema := self._pragma("user_version")) > SCHEMA:
             raise HistoryUnusable(
                 f"{self.path}: this history has schema {schema}, written by a newer rackproof; "
                 f"this one knows schema {SCHEMA}: update rackproof or move the file away"
             )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        if schema == SCHEMA and self._pragma("application_id") == APPLICATION:
-            return
-        with self._writing():
-            # Another process may have made the tables while this one waited for its turn.
-            if self._pragma("application_id") != APPLICATION:
-                self._create()
-
-    def _create(self) -> None:
-        if self._rows("SELECT 1 FROM sqlite_master"):
-            raise HistoryUnusable(f"{self.path}: not a history of runs but another program's file")
-        # Not executescript: it would commit what stands, and another process would meet half the tables.
-        for statement in _TABLES.split(";")[:-1]:
-            self._db.execute(statement)
-        self._db.execute(f"PRAGMA application_id = {APPLICATION}")
-        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _pragma(self, name: str) -> int:
         return int(self._rows(f"PRAGMA {name}")[0][0])
@@ -342,14 +324,9 @@ class History:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._told():
+        with self._told(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            yield
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -364,13 +341,32 @@ def place(out: Path) -> Path:
     return (out.parent if out.parts[-2:] == ("reports", "out") else out) / "history.sqlite"
 
 
+def _place(step: str) -> int:
+    return STEPS.index(step) if step in STEPS else len(STEPS)
+
+
+def _create(path: Path) -> None:
+    """Make the file elsewhere and give it its name when it is whole: who opens it meets nothing half done.
+
+    Two processes that turn a new file to WAL at once would have one of them refused without waiting.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".history-") as folder:
+        new = Path(folder) / path.name
+        with closing(sqlite3.connect(new)) as db:
+            marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA};"
+            db.executescript(f"PRAGMA journal_mode = WAL; {_TABLES} {marks}")
+        with suppress(FileExistsError):
+            path.hardlink_to(new)
+
+
 def _run(row: Sequence[Any]) -> RunRow:
     return RunRow(*row[1:])
 
 
 def _ground(version: str, lab_file: str) -> str:
-    """What a run stood on, "" where that is not known: changed code is told as dirty, not as what it is."""
-    return "" if not version or version.endswith("dirty") else f"{version} {lab_file}"
+    """What a run stood on, "" where that is not known: no commit, or one with changes that nobody named."""
+    return "" if " " not in version or version.endswith("dirty") else f"{version} {lab_file}"
 
 
 def _recovered(rows: Sequence[tuple[str, Result, str]]) -> tuple[str, ...]:
