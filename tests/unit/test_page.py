@@ -118,7 +118,9 @@ def test_an_interrupted_run_is_not_proved_and_says_where_it_stood(tmp_path: Path
     tree = page(tmp_path, runs.interrupted())
     assert words(tree.find(".//h1")) == "✗ NOT PROVED"
     assert "install · the run was interrupted before it was done" in words(section(tree, "wrong"))
-    assert "▸ interrupted" in words(section(tree, "steps"))
+    steps = words(section(tree, "steps"))
+    assert "install ▸ interrupted" in steps
+    assert steps.count("\u2013 not reached") == 3
 
 
 @pytest.mark.parametrize("run", [runs.empty, runs.verified])
