@@ -98,8 +98,10 @@ ANSWERS: dict[str, Callable[[History, argparse.Namespace], None]] = {
 
 def _labs(history: History, asked: str | None) -> list[str]:
     labs = history.labs()
+    if not labs:
+        raise NoAnswer(f"{history.path}: no run is kept in it yet")
     if asked and asked not in labs:
-        raise NoAnswer(f"no run of lab {asked} is known; known are {', '.join(labs) or 'none'}")
+        raise NoAnswer(f"no run of lab {asked} is known; known are {', '.join(labs)}")
     return [asked] if asked else labs
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from reports.story import Outcome
 
+MOST = 1000
+"""Characters of a line that count."""
+
 _BLANKS = tuple(
     (re.compile(pattern, re.IGNORECASE), blank)
     for pattern, blank in (
@@ -37,7 +40,7 @@ def fingerprint(name: str, said: str) -> str:
     lines = said.strip().splitlines()[:1]
     # What was last seen may be another packet each time; what is likely is the diagnosis.
     lines += [line for line in said.splitlines()[1:] if line.strip().startswith("likely:")]
-    told = "\n".join([name, *(blanked(line) for line in lines)])
+    told = "\n".join([name, *(blanked(line[:MOST]) for line in lines)])
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

@@ -99,6 +99,13 @@ def test_what_was_last_seen_does_not_count() -> None:
     assert fingerprint("step install", said.format("OFFER")) == fingerprint("step install", said.format("-"))
 
 
+@pytest.mark.parametrize("piece", ["1", "a1:", "1.", "1,1-", "0x1 ", "e"])
+def test_a_machine_that_says_much_costs_no_time(piece: str) -> None:
+    began = time.monotonic()
+    fingerprint(CASE, piece * 1_000_000)
+    assert time.monotonic() - began < 1
+
+
 def test_every_node_of_a_failure_is_one_of_its_own() -> None:
     said = "node1: no answer\n  last seen: x\nwarning: of node1\nnode2: no answer"
     assert parts(said, ["node1", "node2"]) == [
@@ -411,6 +418,11 @@ def test_without_a_history_it_says_how_to_get_one(tmp_path: Path, capsys: pytest
     assert main(["history", "--out", str(tmp_path)]) == 1
     assert "no history yet" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_history_says_so(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["history", "--out", str(history.path.parent)]) == 1
+    assert "no run is kept in it yet" in capsys.readouterr().err
 
 
 def test_the_page_of_a_run_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
