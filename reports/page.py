@@ -241,14 +241,14 @@ def _group(story: Story, step: str) -> Group | None:
     if not outcomes:
         return None
     subjects: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
+    # Of a subject what is bad comes first, then by name: the suite runs cases in an order of its own.
+    for outcome in sorted(outcomes, key=lambda each: (not _is_bad(each), each.name)):
         subjects.setdefault(subject_of(outcome.name), []).append(outcome)
     counts = {word: sum(outcome.result == word for outcome in outcomes)
               for word in ("passed", "failed", "error", "skipped")}  # fmt: skip
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     tone = "bad" if counts["failed"] + counts["error"] else "good" if counts["passed"] else "idle"
-    worst_first = dict(sorted(subjects.items(), key=lambda each: not any(map(_is_bad, each[1]))))
-    return Group(step or "other", tone, words, worst_first)
+    return Group(step or "other", tone, words, subjects)
 
 
 def _is_bad(outcome: Outcome) -> bool:

@@ -64,6 +64,8 @@ def test_checks_that_fail_at_one_node_name_it(tmp_path: Path) -> None:
     (box,) = tree.xpath("//article[contains(@class, 'wrong')]")
     assert words(box).startswith("✗ node3 · install · mtu: largest packet passes (4 cases) came up wrong")
     assert len(section(tree, "failures").xpath(".//pre")) == 4
+    install = section(tree, "checks").xpath(".//details")[2]
+    assert [words(case).split()[0] for case in install.xpath(".//li")] == ["✗"] * 4 + ["✓"] * 4
 
 
 def test_several_nodes_that_failed_alike_are_one_culprit() -> None:
