@@ -33,8 +33,15 @@ class Culprit:
 def culprits(story: Story) -> list[Culprit]:
     """What is wrong, steps before checks: a failed step is why the checks after it have nothing to check."""
     bad = sorted(story.bad, key=lambda outcome: not outcome.acts)
-    found = [each for outcome in bad if outcome.acts for each in _of_step(outcome, story.nodes)]
-    return found + _of_checks([outcome for outcome in bad if not outcome.acts], story.nodes)
+    machines = [*story.nodes, SERVER]
+    found = [each for outcome in bad if outcome.acts for each in _of_step(outcome, machines)]
+    checks = [outcome for outcome in bad if not outcome.acts]
+    blaming = [outcome for outcome in checks if _blames(outcome.said, machines)]
+    return (
+        found
+        + _of_machines(blaming, machines)
+        + _of_checks((outcome for outcome in checks if outcome not in blaming), story.nodes)
+    )
 
 
 def nodes_in(name: str, nodes: Iterable[str]) -> list[str]:
@@ -52,13 +59,32 @@ def subject_of(name: str) -> str:
     return name.partition("[")[0].replace("_", " ")
 
 
-def _of_step(outcome: Outcome, nodes: Iterable[str]) -> list[Culprit]:
+def _of_step(outcome: Outcome, machines: Sequence[str]) -> list[Culprit]:
     found: dict[tuple[str, str], Culprit] = {}
-    for where, lines in _entries(outcome.said, [*nodes, SERVER]):
+    for where, lines in _entries(outcome.said, machines):
         one = _entry(outcome, where, lines)
         same = found.setdefault((one.what, one.likely), one)
         if same is not one:
             same.where += one.where
+    return list(found.values())
+
+
+def _blames(said: str, machines: Iterable[str]) -> bool:
+    """Whether a check says that it could not look: trouble of the lab begins with the machine's name."""
+    return any(said.startswith(f"{name}: ") for name in machines)
+
+
+def _of_machines(blaming: Iterable[Outcome], machines: Sequence[str]) -> list[Culprit]:
+    """One culprit for each machine and its trouble, however many checks met it."""
+    found: dict[tuple[str, str], Culprit] = {}
+    for outcome in blaming:
+        where, lines = next(_entries(outcome.said, machines))
+        new = _entry(outcome, where, lines)
+        # A dead BMC says of every question that it got no answer: what is likely is the same.
+        one = found.setdefault((where, new.likely or new.what), new)
+        one.trouble = True
+        if one is not new:
+            one.outcomes.append(outcome)
     return list(found.values())
 
 

@@ -30,6 +30,7 @@ SIGNS = {
     "running": "▸",
     "waiting": "\u2013", "not reached": "\u2013", "skipped": "\u2013", "NOTHING CHECKED": "\u2013",
 }  # fmt: skip
+ERRORS = {"error": "in error"}
 TONES = {"✓": "good", "✗": "bad", "▸": "bad", "\u2013": "idle"}
 MOMENTS = frozenset({"permitted", "installed", "registered", "first_boot"})
 """Facts that are seconds since the epoch."""
@@ -138,7 +139,7 @@ def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(PARTS), undefined=StrictUndefined, autoescape=True,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"duration": duration, "subject": subject_of, "case": _case}
-    environment.globals |= {"signs": SIGNS, "tones": TONES}
+    environment.globals |= {"signs": SIGNS, "tones": TONES, "errors": ERRORS}
     return environment
 
 
@@ -246,7 +247,7 @@ def _group(story: Story, step: str) -> Group | None:
         subjects.setdefault(subject_of(outcome.name), []).append(outcome)
     counts = {word: sum(outcome.result == word for outcome in outcomes)
               for word in ("passed", "failed", "error", "skipped")}  # fmt: skip
-    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    words = ", ".join(f"{count} {ERRORS.get(word, word)}" for word, count in counts.items() if count)
     tone = "bad" if counts["failed"] + counts["error"] else "good" if counts["passed"] else "idle"
     return Group(step or "other", tone, words, subjects)
 

@@ -78,6 +78,26 @@ def test_several_nodes_that_failed_alike_are_one_culprit() -> None:
     assert found == [(["node1", "node10"], "no answer", "node1: a"), (["node2"], "broke", "")]
 
 
+def test_a_machine_that_is_in_the_way_of_many_checks_is_one_culprit(tmp_path: Path) -> None:
+    story = Story("lab", ["server", "power"], ["node1", "node2"])
+    refused = "server: ssh root@10.10.1.1:22: Connection refused"
+    for name in (
+        "dns: name_has_its_address[node1.lab]",
+        "dns: name_has_its_address[node2.lab]",
+        "nat: works",
+    ):
+        story.note(Outcome(name, "server", "error", 0.1, said=refused))
+    for name, said in (("is_on", "no answer"), ("is_of_this_node", "no answer either")):
+        told = f"node2: {said}\n  likely: it is off"
+        story.note(Outcome(f"bmc: {name}[node2]", "power", "failed", 0.1, said=told))
+    found = [(each.where, each.what, each.likely, each.sort, len(each.outcomes)) for each in culprits(story)]
+    assert found == [
+        (["server"], "ssh root@10.10.1.1:22: Connection refused", "", "lab trouble", 3),
+        (["node2"], "no answer", "it is off", "lab trouble", 2),
+    ]
+    assert "in the way of 3 checks" in words(section(page(tmp_path, Material("r", "verify", story)), "wrong"))
+
+
 @pytest.mark.parametrize(
     ("name", "nodes"),
     [
