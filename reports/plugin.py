@@ -31,6 +31,8 @@ class Telling:
     def __init__(self, config: pytest.Config, session: Session, reporter: LabReporter) -> None:
         self._config, self._session, self._reporter = config, session, reporter
         self._story = reporter.story
+        self._events: list[Event] = []
+        self._evidence: list[Evidence] = []
         session.subscribers.append(self.take)
         session.finishers.append(self.look_back)
 
@@ -68,14 +70,48 @@ class Telling:
 
         self._story.interrupted = self._session.interrupted
         files.write_summary(self._session.folder, self._session.run_id, self._story)
+        self._remember()
+        self._show()
         self._reporter.end()
+
+    def _remember(self) -> None:
+        """Keep the run in the history, which has more to say about it in `_about`."""
+        from reports import past  # noqa: PLC0415
+        from reports.history import RunRow, place  # noqa: PLC0415
+
+        session, story = self._session, self._story
+        run = RunRow(
+            session.run_id, story.lab, session.request.mode, story.began, past.lasted(story.seconds),
+            story.verdict, told_version(), past.digest(session.request.lab),
+        )  # fmt: skip
+        record = past.of_story(run, story, self._events)
+        self._about, unsaid = past.remember(place(session.request.out), record, story)
+        self._reporter.notes += unsaid
+
+    def _show(self) -> None:
+        """The page, which the last line then names; the run is what it is without one, too."""
+        from reports import page  # noqa: PLC0415
+
+        session = self._session
+        material = page.Material(
+            session.run_id, session.request.mode, self._story, self._events, self._evidence,
+            _addresses(session), list(properties(session, ())), self._about,
+        )  # fmt: skip
+        try:
+            page.write_page(session.folder, material)
+        except page.PageUnwritable as error:
+            self._reporter.notes.append(str(error))
+        else:
+            self._reporter.report = _shown(session.request.out / "latest" / "index.html")
 
     def look_back(self, run: Run) -> None:
         """Overview, node facts and JUnit properties, while the ledger is still open."""
         from reports import files  # noqa: PLC0415
 
-        self._story.sum_up(run.ledger.events(run=run.id))
+        self._events = run.ledger.events(run=run.id)
+        self._story.sum_up(self._events)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
+        self._evidence = evidence
         files.write_nodes(self._session.folder, self._session.node_names, evidence)
         xml = self._config.stash.get(xml_key, None)
         if xml is not None:
@@ -146,11 +182,14 @@ def name_of(report: pytest.TestReport) -> str:
 
 def properties(session: Session, evidence: Iterable[Evidence]) -> Iterator[tuple[str, str]]:
     """The facts of the whole suite, for JUnit."""
+    from reports.past import digest  # noqa: PLC0415
+
     yield "run", session.run_id
     yield "lab", session.written.name
     yield "mode", session.request.mode
     yield "virtual", str(session.virtual).lower()
-    yield "rackproof", f"{VERSION} {_commit()}".strip()
+    yield "rackproof", told_version()
+    yield "lab_file", digest(session.request.lab)
     yield "python", platform.python_version()
     for package in ("pytest", "pytest-testinfra", "sushy", "proxmoxer"):
         yield package, version(package)
@@ -159,6 +198,20 @@ def properties(session: Session, evidence: Iterable[Evidence]) -> Iterator[tuple
         for node, facts in step.nodes.items():
             told = {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
             yield f"{node}.{step.step}", ", ".join(f"{name} {value}" for name, value in told.items())
+
+
+def told_version() -> str:
+    """The version of rackproof, with its commit where that is known."""
+    return f"{VERSION} {_commit()}".strip()
+
+
+def _addresses(session: Session) -> dict[str, dict[str, str]]:
+    """Where each node of the lab file is to be found, by network."""
+    return {
+        name: {network: str(address) for network, address in node.addresses.items()}
+        | {"BMC": str(node.bmc.address)}
+        for name, node in session.written.nodes.items()
+    }
 
 
 def _result(report: pytest.TestReport) -> Result | None:

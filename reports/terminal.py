@@ -39,7 +39,9 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
         # What pytest's own reporter would print goes nowhere; it still keeps the statistics that
         # plugins and the exit code rest on.
         super().__init__(config, StringIO())
-        self.story, self._heading, self._report = story, heading, report
+        self.story, self._heading, self.report = story, heading, report
+        self.notes: list[str] = []
+        """What is said before the last line: a report or a history that could not be written."""
         # Capturing replaces file descriptor 1 during tests; this one stays the terminal.
         self.stream = os.fdopen(os.dup(1), "w", buffering=1)
         self.console = Console(file=self.stream, highlight=False)
@@ -78,7 +80,9 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
         for said, names in alike(self.story.bad).items():
             self.console.print(Text(f"\n✗ {listed(names)}", "bold red"), soft_wrap=True)
             self.console.print(Text(indent(said), "none"), soft_wrap=True)
-        closing = f"\n{self.story.verdict} · {self.story.closing_line()} · {self._report}"
+        for note in self.notes:
+            self.console.print(f"\n{note}", markup=False, soft_wrap=True)
+        closing = f"\n{self.story.verdict} · {self.story.closing_line()} · {self.report}"
         self.console.print(closing, markup=False, soft_wrap=True)
         self.stream.close()
 
