@@ -25,7 +25,7 @@ from reports.terminal import alike
 
 PARTS = Path(__file__).parent / "page"
 SIGNS = {
-    "done": "✓", "recalled": "✓", "passed": "✓", "PROVED": "✓",
+    "done": "✓", "recalled": "✓", "checked": "✓", "passed": "✓", "PROVED": "✓",
     "failed": "✗", "error": "✗", "NOT PROVED": "✗",
     "running": "▸",
     "waiting": "\u2013", "not reached": "\u2013", "skipped": "\u2013", "NOTHING CHECKED": "\u2013",
