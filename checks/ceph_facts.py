@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provision.errors import LabError
-from provision.inventory import Ceph, Lab
 from provision.remote import Remote, Result
 
 if TYPE_CHECKING:
@@ -245,15 +244,6 @@ def osds_on(disk: Disk) -> set[int]:
     told = disk.model_extra or {}
     listed = told.get("osdid-list") or [told.get("osdid", -1)]
     return {int(number) for number in listed} - {-1}
-
-
-def as_asked(lab: Lab) -> Ceph:
-    """What the lab file asks of Ceph, with the daemons' nodes that it leaves unsaid."""
-    assert lab.ceph is not None
-    asked, nodes = lab.ceph, tuple(lab.nodes)
-    cephfs = asked.cephfs and asked.cephfs.model_copy(update={"mds": asked.cephfs.mds or nodes[:2]})
-    said = {"monitors": asked.monitors or nodes[:3], "managers": asked.managers or nodes[:2]}
-    return asked.model_copy(update={**said, "cephfs": cephfs})
 
 
 def _osd(

@@ -27,7 +27,7 @@ def test_storages_are_active(node: Node, asked: Ceph, api_of: Callable[[str], Se
 def test_storage_of_pool(lab: Lab, pool: tuple[str, Pool], api_of: Callable[[str], Session]) -> None:
     """The pool's storage, if one was asked for, is RBD on this pool, for images and containers."""
     name, wanted = pool
-    if not has_storage(wanted):
+    if not wanted.is_storage:
         pytest.skip(f"no storage on pool {name} was asked for")
     storage = storage_of(lab, name, api_of)
     assert (storage.type, storage.pool) == ("rbd", name)
@@ -56,11 +56,6 @@ def storage_of(lab: Lab, name: str, api_of: Callable[[str], Session]) -> Storage
 
 def storages_asked(ceph: Ceph) -> Iterator[str]:
     """The names of the storages that pools and the filesystem are to have."""
-    yield from (name for name, pool in ceph.pools.items() if has_storage(pool))
+    yield from (name for name, pool in ceph.pools.items() if pool.is_storage)
     if ceph.cephfs and ceph.cephfs.storage:
         yield ceph.cephfs.name
-
-
-def has_storage(pool: Pool) -> bool:
-    """Whether a pool is to have a storage of its name: Proxmox has none for what is not RBD."""
-    return pool.storage and pool.application == "rbd"

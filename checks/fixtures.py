@@ -120,9 +120,8 @@ def link(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Network]:
 @pytest.fixture(scope="session")
 def asked(lab: Lab) -> Ceph:
     """What the lab file asks of Ceph, with the monitors and managers that it leaves unsaid."""
-    from checks.ceph_facts import as_asked  # noqa: PLC0415 (collecting needs none of it)
-
-    return as_asked(lab)
+    assert lab.asked_ceph is not None
+    return lab.asked_ceph
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,10 @@ def build(
     file names must not be wiped or Ceph stands otherwise than it can be made; LabError, GaveUp when the
     lab's deadline for Ceph passes, NodesFailed when several nodes are at fault.
     """
-    if lab.ceph is None:
+    asked = lab.asked_ceph
+    if asked is None:
         return _without_ceph(lab, remotes, open_session)
-    site = Site(lab, lab.ceph, remotes, run, open_session, patience)
+    site = Site(lab, asked, remotes, run, open_session, patience)
     try:
         return _Building(site).build()
     finally:
@@ -342,9 +343,15 @@ class _Building:
         self.entries = self._ask_entries()
         self.disks = self.site.everywhere(lambda name: api.disks(self.site.session(name)))
         faults = self._choose(self._known(self._conf.fsid))
-        bare = [f"{there.disk.devpath} holds no OSD" for there in self._data() if not there.osds]
-        if faults or bare:
-            raise LabError("; ".join([*faults.values(), *bare, "although its creation succeeded"]))
+        faults |= {
+            name: f"{chosen.disk.devpath} ({chosen.disk.name}) holds no OSD although its creation succeeded; "
+            "look at the node's task log and ceph-volume lvm list, and run the step again"
+            for name, there in self.chosen.items()
+            for chosen in there
+            if chosen.free
+        }
+        if faults:
+            raise gathered({name: LabError(words, node=name) for name, words in faults.items()})
 
     def _data(self) -> list[Chosen]:
         return [chosen for there in self.chosen.values() for chosen in there if chosen.use == "data"]

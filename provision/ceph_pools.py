@@ -109,7 +109,7 @@ def storages_of(site: Site) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         name: {"type": "rbd", "pool": name, "content": RBD_CONTENT, "krbd": 0}
         for name, pool in site.ceph.pools.items()
-        if pool.storage and pool.application == "rbd"
+        if pool.is_storage
     }
     if (cephfs := site.ceph.cephfs) and cephfs.storage:
         found[cephfs.name] = {"type": "cephfs", "fs-name": cephfs.name, "content": FS_CONTENT}

@@ -33,8 +33,9 @@ FIGURES = 6.0
 class Site:
     """Everything the step's parts share.
 
-    `base` is the node through which the whole cluster is asked; `first` the one whose monitor was the first,
-    if this run has made it: Proxmox makes a manager there.
+    `ceph` is the Ceph asked for, its defaults filled in (Lab.asked_ceph). `base` is the node through which
+    the whole cluster is asked; `first` the one whose monitor was the first, if this run has made it: Proxmox
+    makes a manager there.
     """
 
     lab: Lab
@@ -59,18 +60,18 @@ class Site:
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """The nodes that run a monitor: the lab file's, or its first three."""
-        return self.ceph.monitors or tuple(self.lab.nodes)[:3]
+        """The nodes that run a monitor."""
+        return self.ceph.monitors
 
     @property
     def managers(self) -> tuple[str, ...]:
-        """The nodes that run a manager: the lab file's, or its first two."""
-        return self.ceph.managers or tuple(self.lab.nodes)[:2]
+        """The nodes that run a manager."""
+        return self.ceph.managers
 
     @property
     def metadata_servers(self) -> tuple[str, ...]:
-        """The nodes that run a metadata server: with CephFS the lab file's, or its first two."""
-        return (self.ceph.cephfs.mds or tuple(self.lab.nodes)[:2]) if self.ceph.cephfs else ()
+        """The nodes that run a metadata server; none without CephFS."""
+        return self.ceph.cephfs.mds if self.ceph.cephfs else ()
 
     def address(self, name: str) -> str:
         """A node's address on Ceph's public network."""

@@ -535,6 +535,11 @@ class Pool(Part):
             raise ValueError(f"min_size {self.min_size} is more than size {self.size}")
         return self
 
+    @property
+    def is_storage(self) -> bool:
+        """Whether it becomes a Proxmox storage: Proxmox has none for what is not RBD."""
+        return self.storage and self.application == "rbd"
+
 
 class CephFs(Part):
     """A Ceph file system and the nodes that run its metadata servers."""
@@ -664,6 +669,16 @@ class Lab(Part):
     def link_networks(self) -> list[Network]:
         """The networks of the cluster's links, link 0 first; none without a cluster."""
         return [self.networks[name] for name in self.cluster.links] if self.cluster else []
+
+    @property
+    def asked_ceph(self) -> Ceph | None:
+        """The Ceph asked for, with the nodes of daemons that the lab file leaves to their defaults."""
+        if self.ceph is None:
+            return None
+        ceph, nodes = self.ceph, tuple(self.nodes)
+        cephfs = ceph.cephfs and ceph.cephfs.model_copy(update={"mds": ceph.cephfs.mds or nodes[:2]})
+        said = {"monitors": ceph.monitors or nodes[:3], "managers": ceph.managers or nodes[:2]}
+        return ceph.model_copy(update={**said, "cephfs": cephfs})
 
     @property
     def primary(self) -> Node:

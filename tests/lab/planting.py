@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from tests.lab.conftest import Lab
 
+CAUGHT: set[str] = set()
+"""The checks that have caught a fault that names them, as `subject::check`; `judge` adds to it."""
 NODES = ("node1", "node2", "node3", "node4")
 
 
@@ -96,3 +98,9 @@ def judge(caught: set[str], faults: Sequence[Sequence[str]]) -> None:
     patterns = [pattern for fault in faults for pattern in fault]
     asleep = [pattern for pattern in patterns if not any(re.fullmatch(pattern, case) for case in caught)]
     assert not asleep, f"nothing caught it: {asleep}; caught: {sorted(caught)}"
+    CAUGHT.update(pattern.partition(r"\[")[0] for pattern in patterns)
+
+
+def never_caught(lab: Lab) -> list[str]:
+    """The checks of the lab's last verify by which no fault was caught in this session, each by its name."""
+    return sorted({name.partition("[")[0] for name, _ in lab.cases()} - CAUGHT)

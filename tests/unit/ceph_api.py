@@ -535,6 +535,7 @@ class CephRack(FakeRack):
         self.busy: list[str] = []
         self.unsafe: list[str] = []
         self.osds_start = True
+        self.forgets_disks_of = ""
         self._uuids = (f"00000000-0000-0000-0000-{number:012d}" for number in itertools.count(1))
 
     def new_uuid(self) -> str:
@@ -578,7 +579,8 @@ class CephRack(FakeRack):
         assert self.conf is not None
         osd = next(number for number in itertools.count() if number not in self.osds)
         osd_uuid = self.new_uuid()
-        disk.leave(self.conf["fsid"], osd, osd_uuid)
+        if node.name != self.forgets_disks_of:
+            disk.leave(self.conf["fsid"], osd, osd_uuid)
         for part in ("db", "wal"):
             if device := params.get(f"{part}_dev"):
                 node.disk(device).leave(self.conf["fsid"], osd, osd_uuid, part)

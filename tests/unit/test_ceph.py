@@ -601,6 +601,14 @@ def test_new_placement_groups_are_waited_for(stage: Stage) -> None:
     assert stage.told("healthy")[0].text == "HEALTH_OK, 4 OSDs, 128 PGs"
 
 
+def test_an_osd_that_is_on_no_disk_is_named(stage: Stage) -> None:
+    stage.rack.forgets_disks_of = "node2"
+    with pytest.raises(
+        LabError, match=r"^node2: /dev/sd\w \(.+\) holds no OSD although .*run the step again"
+    ):
+        stage.build()
+
+
 def test_figures_from_before_the_last_change_are_not_believed(stage: Stage) -> None:
     """An OSD that came up moves placement groups, which the managers tell as clean for some seconds more."""
     stage.build()

@@ -16,7 +16,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from checks import check_ceph, check_ceph_osds, check_ceph_pools, check_migration, check_storages
-from checks.ceph_facts import ASKED, CephFacts, as_asked, is_clean, last_line, moment_of, osds_on, read
+from checks.ceph_facts import ASKED, CephFacts, is_clean, last_line, moment_of, osds_on, read
 from provision import inventory
 from provision.errors import LabError
 from provision.inventory import Ceph, CephFs, Lab, OsdDisk, Pool
@@ -69,7 +69,8 @@ def lab() -> Lab:
 
 @pytest.fixture(scope="module")
 def asked(lab: Lab) -> Ceph:
-    return as_asked(lab)
+    assert lab.asked_ceph is not None
+    return lab.asked_ceph
 
 
 @pytest.fixture
@@ -175,7 +176,8 @@ def serving(told: dict[str, Any]) -> None:
 
 def test_metadata_servers(lab: Lab) -> None:
     assert lab.ceph is not None
-    asked = as_asked(lab.model_copy(update={"ceph": lab.ceph.model_copy(update={"cephfs": CephFs()})}))
+    asked = lab.model_copy(update={"ceph": lab.ceph.model_copy(update={"cephfs": CephFs()})}).asked_ceph
+    assert asked is not None
     assert asked.cephfs is not None and asked.cephfs.mds == ("node1", "node2")
     check_ceph.test_metadata_servers(asked, facts(serving))
     with pytest.raises(AssertionError, match="metadata servers"):
