@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from ipaddress import IPv4Address
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -39,10 +39,18 @@ def _bounded(text: str) -> str:
     return text
 
 
+def _bounded_if_any(text: str | None) -> str | None:
+    if text == "":
+        raise ValueError("is empty; leave it out instead")
+    return text if text is None else _bounded(text)
+
+
 Mac = Annotated[str, AfterValidator(_known_mac)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Purpose = Literal["install", "rescue"]
 Payload = Annotated[str, Field(min_length=1, repr=False), AfterValidator(_bounded)]
+MaybePayload = Annotated[str | None, Field(repr=False), AfterValidator(_bounded_if_any)]
 
 
 class Message(BaseModel):
@@ -51,28 +59,54 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class RackNode(Message):
-    """A node that the service knows: all its MACs, its management address, its standing iPXE script.
+class StandingOrder(Message):
+    """All that a node is handed when an operator lets it be installed outside of a run of the harness.
 
-    The standing script is what the node gets whenever it boots from the network without leave to be
-    installed: boot the local disk.
+    Its texts are those of a Grant with these marks in the place of what each permit has of its own: @RUN@,
+    @ANSWER_TOKEN@, @REPORT_TOKEN@, @HOOK_TOKEN@, @NONCE@. The permit lives for `patience` seconds.
+    """
+
+    system: Literal["proxmox", "ubuntu"] = "proxmox"
+    patience: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    boot_script: Payload
+    grub_script: MaybePayload = None
+    private_boot: bool = False
+    answer: Payload
+    answer_json: MaybePayload = None
+    first_boot: MaybePayload = None
+    deadlines: dict[str, float] = {}
+
+
+class RackNode(Message):
+    """A node that the service knows: all its MACs, its management address, what it may boot without leave.
+
+    The standing scripts are what the node gets whenever it boots from the network without leave to be
+    installed: boot the local disk. The rescue scripts start the installer's medium as a shell.
     """
 
     name: Name
     macs: Annotated[tuple[Mac, ...], Field(min_length=1)]
     address: IPv4Address
     boot_script: Payload
+    grub_script: MaybePayload = None
+    rescue_script: MaybePayload = None
+    rescue_grub: MaybePayload = None
+    standing_order: StandingOrder | None = None
 
 
 class Rack(Message):
     """All nodes that the service knows, of one lab; no MAC, name or address twice.
 
     `consoles` are the MACs of BMCs: of the rack, though of no node, so their DHCP is no news.
+    `iso_tokens_sha256` are the SHA-256 of the bearer tokens ("name:secret") that prepared ISOs carry.
+    `classic` lets installers and nodes of a classic lab, which have no token, use the classic paths.
     """
 
     lab: Name
     nodes: tuple[RackNode, ...]
     consoles: tuple[Mac, ...] = ()
+    iso_tokens_sha256: tuple[Sha256, ...] = ()
+    classic: bool = False
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Rack:
@@ -99,21 +133,38 @@ class Rack(Message):
 
 
 class Grant(Message):
-    """Leave for one node to be installed once, and all that it is handed while that happens.
+    """Leave for one node to be installed once (or to boot the rescue system), and all it is handed meanwhile.
 
-    The two tokens stand in the URLs the node uses; the service is only told their SHA-256 (hex).
-    `expires` is in seconds since the epoch; `answer` is TOML, `first_boot` a script.
+    The tokens stand in the URLs and bodies the node uses; the service is only told their SHA-256 (hex).
+    `expires` is in seconds since the epoch. For `system` proxmox, `answer` is TOML for installers up to
+    9.1 and `answer_json` the same as JSON, with the webhook's `auth-token`, for those from 9.2 on; for
+    ubuntu, `answer` is the user-data. `private_boot`: the boot scripts hold a token, so that only the
+    service hands them out, to the holder of the node's lease. `deadlines` has seconds by phase.
     """
 
     run: Name
     lab: Name
     node: Name
+    purpose: Purpose = "install"
+    system: Literal["proxmox", "ubuntu"] = "proxmox"
     answer_token_sha256: Sha256
     report_token_sha256: Sha256
+    hook_token_sha256: Sha256 | None = None
     expires: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     boot_script: Payload
-    answer: Payload
-    first_boot: Payload
+    grub_script: MaybePayload = None
+    private_boot: bool = False
+    answer: MaybePayload = None
+    answer_json: MaybePayload = None
+    first_boot: MaybePayload = None
+    nonce: Annotated[str, Field(max_length=128)] | None = None
+    deadlines: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _install_has_an_answer(self) -> Grant:
+        if self.purpose == "install" and self.answer is None:
+            raise ValueError("a permit to install needs an answer")
+        return self
 
 
 class PermitState(BaseModel):
@@ -125,6 +176,37 @@ class PermitState(BaseModel):
     run: str
     lab: str
     node: str
+    purpose: str
     granted: float
     expires: float
+    spent: float | None
+    done: float | None
+    nonce: str | None
+    deadlines: dict[str, float]
     state: str
+
+
+class RunState(Message):
+    """What the harness says of its run, for the dashboard: its steps in order, each with its state.
+
+    States: waiting, running, done, failed, not-reached. `seconds` is None for a step that has not ended;
+    times are in seconds since the epoch.
+    """
+
+    class Step(Message):
+        """One step of the run."""
+
+        name: Name
+        state: Literal["waiting", "running", "done", "failed", "not-reached"]
+        began: float | None = None
+        seconds: float | None = None
+        text: Annotated[str, Field(max_length=1000)] = ""
+
+    id: Name
+    lab: Name
+    mode: Literal["provision", "verify"]
+    holder: Annotated[str, Field(max_length=200)] = ""
+    started: float
+    ended: float | None = None
+    outcome: Annotated[str, Field(max_length=100)] | None = None
+    steps: tuple[Step, ...] = ()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from sqlalchemy import (
+    JSON,
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -47,17 +49,28 @@ _permits = Table(
     Column("node", String, nullable=False, index=True),
     Column("answer_token_sha256", String, nullable=False, unique=True),
     Column("report_token_sha256", String, nullable=False, unique=True),
+    Column("hook_token_sha256", String),
+    Column("purpose", String, nullable=False, default="install"),
+    Column("system", String, nullable=False, default="proxmox"),
+    Column("nonce", String),
+    Column("deadlines", JSON, nullable=False, default=dict),
+    Column("private_boot", Boolean, nullable=False, default=False),
     Column("granted", Float, nullable=False),
     Column("expires", Float, nullable=False),
     Column("spent", Float),
     Column("done", Float),
     Column("revoked", Float),
+    Column("answered_json", Boolean),
     Column("boot_script", Text),
+    Column("grub_script", Text),
     Column("answer", Text),
+    Column("answer_json", Text),
     Column("first_boot", Text),
 )
 
-_NO_PAYLOAD: dict[str, None] = {"boot_script": None, "answer": None, "first_boot": None}
+_NO_PAYLOAD: dict[str, None] = dict.fromkeys(
+    ("boot_script", "grub_script", "answer", "answer_json", "first_boot")
+)
 
 State = Literal["live", "spent", "done", "expired", "revoked"]
 
@@ -79,8 +92,17 @@ class Permit:
     spent: float | None
     done: float | None
     revoked: float | None
+    purpose: str
+    system: str
+    nonce: str | None
+    deadlines: dict[str, float]
+    private_boot: bool
+    answered_json: bool | None
+    hook_token_sha256: str | None = field(repr=False)
     boot_script: str | None = field(repr=False)
+    grub_script: str | None = field(repr=False)
     answer: str | None = field(repr=False)
+    answer_json: str | None = field(repr=False)
     first_boot: str | None = field(repr=False)
 
     def state(self, now: float) -> State:
@@ -176,18 +198,18 @@ class Store(Ledger):
             for row in rows
         ]  # fmt: skip
 
-    def spend(self, permit: Permit, now: float, **facts: object) -> str | None:
+    def spend(self, permit: Permit, now: float, *, as_json: bool = False, **facts: object) -> str | None:
         """Take the answer of a live permit, for good: of all who ask exactly one gets it, the others None.
 
-        That it was handed out is durable, with its event, before the answer is returned.
+        That it was handed out, and in which form, is durable, with its event, before the answer is returned.
         """
         live = (_permits.c.id == permit.id, _permits.c.spent.is_(None), _permits.c.revoked.is_(None),
                 _permits.c.expires > now)  # fmt: skip
         with self.writing() as connection:
-            answer = connection.execute(select(_permits.c.answer).where(*live)).scalar()
-            won = (
-                connection.execute(update(_permits).where(*live).values(spent=now, answer=None)).rowcount == 1
-            )
+            form = _permits.c.answer_json if as_json else _permits.c.answer
+            answer = connection.execute(select(form).where(*live)).scalar()
+            taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
+            won = connection.execute(update(_permits).where(*live).values(taken)).rowcount == 1
             if not won or answer is None:
                 return None
             self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
