@@ -70,16 +70,21 @@ def server_configured(run: Run, lab: Lab, machines: Machines) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def boot_service(run: Run, machines: Machines, server_configured: Evidence) -> Iterator[BootService]:
-    """The boot service on the server, its events followed into this run's journal."""
+def boot_service(
+    pytestconfig: pytest.Config, run: Run, machines: Machines, server_configured: Evidence
+) -> Iterator[BootService]:
+    """The boot service on the server: its events come into this run's journal, the run onto its dashboard."""
     from provision.boot_service.client import BootService  # noqa: PLC0415
     from provision.server import OPERATOR_SOCKET  # noqa: PLC0415
+    from provision.telling import telling  # noqa: PLC0415
 
+    session = pytestconfig.stash[SESSION]
     with machines.server.forward_socket(OPERATOR_SOCKET) as socket:
         service = BootService(socket)
         following = service.follow(service.health().last, run.take)
         try:
-            yield service
+            with telling(service, run, outcome=lambda: session.outcome):
+                yield service
         finally:
             # What is left to undo may need the service, and the service the server's connection.
             run.unwind()

@@ -168,12 +168,16 @@ class Session:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
         return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
 
+    @property
+    def outcome(self) -> str:
+        """How the run stands: its last word once the last test has ended."""
+        return "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
+
     def _end(self, run: Run) -> None:
-        outcome = "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
         at_work = spans.covered(spans.recorded())
         opened = remote.open_count() + self.opened_by_workers
-        run.say("run-ended", outcome, machines_at_work=at_work, ssh_connections=opened)
-        run.ledger.end_run(self.run_id, outcome, time.time())
+        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened)
+        run.ledger.end_run(self.run_id, self.outcome, time.time())
         for finish in self.finishers:
             finish(run)
 

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlencode
 
-from provision.boot_service.messages import Grant, PermitState, Rack, RackNode
+from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, RunState
 from provision.errors import LabError, Refused, Unreachable
 from provision.journal import Event
 
@@ -58,6 +58,10 @@ class BootService:
         """Let the service know these nodes and MACs of consoles, and no others. False: it did already."""
         rack = Rack(lab=lab, nodes=tuple(nodes), consoles=tuple(consoles))
         return bool(self._ask("PUT", "/api/v1/rack", rack.model_dump_json())["changed"])
+
+    def put_run(self, state: RunState) -> None:
+        """Say how the run goes, for the dashboard."""
+        self._ask("PUT", "/api/v1/run", state.model_dump_json())
 
     def grant(
         self,
