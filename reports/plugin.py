@@ -45,7 +45,11 @@ class Telling:
         files.write_event(self._session.folder, event)
 
     def pytest_runtestloop(self) -> None:
-        """The first line, before the first test."""
+        """The first line, before the first test; what is usual here, for whoever watches."""
+        from reports import past  # noqa: PLC0415
+        from reports.history import place  # noqa: PLC0415
+
+        self._story.usual = past.usual(place(self._session.request.out), self._story.lab)
         self._reporter.begin()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
