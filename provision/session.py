@@ -134,6 +134,11 @@ class Session:
 
     def reach_lab(self, run: Run) -> Lab:
         """The lab to act on or to verify: a virtual one is raised when acting, and entered."""
+        lab = self._reached(run)
+        run.secrets |= secrets.revealed(lab)
+        return lab
+
+    def _reached(self, run: Run) -> Lab:
         if not self.virtual:
             return self.written
         import virtual_lab  # noqa: PLC0415 (a real lab needs none of it)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from provision.journal import Event
@@ -104,6 +104,12 @@ class Story:
         for event in events:
             if event.kind == "overview":
                 self.overview = [(str(name), str(text)) for name, text in event.facts["rows"]]
+
+    def reword(self, reworded: Callable[[str], str]) -> None:
+        """Put other words in the place of what tests said."""
+        self.outcomes = [replace(outcome, said=reworded(outcome.said)) for outcome in self.outcomes]
+        for step in self.steps.values():
+            step.said = reworded(step.said)
 
     def note(self, outcome: Outcome) -> None:
         """Learn how a test ended."""
