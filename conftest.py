@@ -53,12 +53,17 @@ def chosen(run: Run, lab: Lab) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def machines(lab: Lab, run: Run) -> Iterator[Machines]:
-    """The lab's machines by SSH: one connection each, opened when first used."""
+def machines(pytestconfig: pytest.Config, lab: Lab, run: Run) -> Iterator[Machines]:
+    """The lab's machines by SSH, one connection each; in the end those that are blamed are looked into."""
     from provision.machines import Machines  # noqa: PLC0415
 
+    session = pytestconfig.stash[SESSION]
     with Machines(lab, run.ledger) as machines:
         yield machines
+        if session.blamed and not session.interrupted:
+            from provision import diagnose  # noqa: PLC0415
+
+            diagnose.fetch(lab, machines, run, session.blamed, session.folder)
 
 
 @pytest.fixture(scope="session")

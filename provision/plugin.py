@@ -182,6 +182,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and SESSION in item.config.stash:
         item.config.stash[SESSION].failed = True
+        if call.excinfo is not None:
+            item.config.stash[SESSION].blame(item, call.excinfo.value)
         if item.get_closest_marker("acts"):
             item.config.stash.setdefault(FAILED_STEP, _step(item) or STEPS[0])
     return report

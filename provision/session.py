@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from provision import inventory, remote, secrets, spans, state
-from provision.errors import InventoryError, Mistake, NotAllowed
+from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
 from provision.run import STEPS, Run
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Session:
     interrupted: bool = False
     opened_by_workers: int = 0
     selected: frozenset[str] = frozenset()
+    blamed: set[str] = field(default_factory=set)
     subscribers: list[Callable[[Event], None]] = field(default_factory=list)
     finishers: list[Callable[[Run], None]] = field(default_factory=list)
 
@@ -172,6 +173,15 @@ class Session:
     def _is_done(self, evidence: Evidence | None) -> bool:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
         return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
+
+    def blame(self, item: pytest.Item, error: BaseException) -> None:
+        """Note which machines a failed test names: by its error, else by its case, else those asked first."""
+        errors = error.node_errors if isinstance(error, NodesFailed) else [error]
+        names = {each.node for each in errors if isinstance(each, LabError) and each.node}
+        params: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
+        names = names or {str(params[word]) for word in ("node", "peer") if word in params}
+        cluster = self.written.cluster
+        self.blamed |= names or ({cluster.primary} if cluster else set())
 
     @property
     def outcome(self) -> str:
