@@ -180,6 +180,8 @@ def test_a_cut_link_is_caught(lab: Lab) -> None:
     finally:
         lab.rack("heal", "node3", "storage")
         settle(lab)
+    assert "disconnected" in (lab.report / "node3" / "cluster.txt").read_text()
+    assert "10.10.2.23/24" in (lab.report / "node3" / "network.txt").read_text()
     both = way("node3", both=True)
     judge(caught, [(
         rf"corosync::test_link_to_peer\[{both}-storage\]",
@@ -204,6 +206,8 @@ def test_a_node_without_power_is_caught(lab: Lab) -> None:
     finally:
         lab.rack("power", "node4", "on")
         settle(lab)
+    assert "power: Off" in (lab.report / "node4" / "bmc.txt").read_text()
+    assert (lab.report / "node4" / "network.txt").read_text().startswith("not to be had: node4: ssh")
     judge(caught, [(r"bmc::test_node_is_on\[node4\]",)])
 
 
