@@ -37,12 +37,20 @@ def run(pytestconfig: pytest.Config) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="session")
-def lab(pytestconfig: pytest.Config, run: Run) -> Lab:
-    """The lab as its file describes it; a virtual one stands, and this process has entered its network."""
+def lab(pytestconfig: pytest.Config, run: Run) -> Iterator[Lab]:
+    """The lab as its file describes it; a virtual one stands, and this process has entered its network.
+
+    In the end, when every connection is closed, the machines that something is wrong with are looked into.
+    """
+    session = pytestconfig.stash[SESSION]
     if run.acting:
         # A second of imports for what is done later, while a rack or a server is at work.
         Thread(target=import_module, args=["provision.later"], daemon=True).start()
-    return pytestconfig.stash[SESSION].reach_lab(run)
+    yield (lab := session.reach_lab(run))
+    if session.blamed and not session.interrupted:
+        from provision import diagnose  # noqa: PLC0415
+
+        diagnose.fetch(lab, run, session.blamed, session.folder)
 
 
 @pytest.fixture(scope="session")
@@ -53,17 +61,12 @@ def chosen(run: Run, lab: Lab) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def machines(pytestconfig: pytest.Config, lab: Lab, run: Run) -> Iterator[Machines]:
-    """The lab's machines by SSH, one connection each; in the end those that are blamed are looked into."""
+def machines(lab: Lab, run: Run) -> Iterator[Machines]:
+    """The lab's machines by SSH: one connection each, opened when first used."""
     from provision.machines import Machines  # noqa: PLC0415
 
-    session = pytestconfig.stash[SESSION]
     with Machines(lab, run.ledger) as machines:
         yield machines
-        if session.blamed and not session.interrupted:
-            from provision import diagnose  # noqa: PLC0415
-
-            diagnose.fetch(lab, machines, run, session.blamed, session.folder)
 
 
 @pytest.fixture(scope="session")

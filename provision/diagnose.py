@@ -54,14 +54,15 @@ exit 0
 """
 
 
-def fetch(lab: Lab, machines: Machines, run: Run, blamed: Iterable[str], folder: Path) -> None:
+def fetch(lab: Lab, run: Run, blamed: Iterable[str], folder: Path) -> None:
     """Write files about each of the blamed machines into its folder below `folder`.
 
     What cannot be had is said in the file it would have been in, so that nothing here raises LabError.
     """
     names = [name for name in (*lab.nodes, SERVER) if name in set(blamed)][:MOST_MACHINES]
-    jobs = {name: partial(_server if name == SERVER else _node, lab, machines, name) for name in names}
-    found = together(jobs, lambda job: dict(job()))
+    with Machines(lab, run.ledger) as machines:
+        jobs = {name: partial(_server if name == SERVER else _node, lab, machines, name) for name in names}
+        found = together(jobs, lambda job: dict(job()))
     for name, files in found.items():
         for file, text in files.items():
             _write(folder / name / file, text)

@@ -12,7 +12,6 @@ from provision import diagnose
 from provision.errors import LabError, NodesFailed, Unreachable
 from provision.inventory import Lab, load
 from provision.ledger import Ledger
-from provision.machines import Machines
 from provision.remote import LocalRemote, Remote
 from provision.run import Run
 from provision.session import Request, Session
@@ -23,9 +22,14 @@ ROOT = Path(__file__).parents[2]
 class Here:
     """Every machine is this one; those that are away do not answer."""
 
-    def __init__(self, *away: str) -> None:
-        self.away = set(away)
+    def __init__(self) -> None:
+        self.away = set[str]()
         self.asked: list[str] = []
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
     def node(self, name: str) -> Remote:
         self.asked.append(name)
@@ -36,10 +40,6 @@ class Here:
     @property
     def server(self) -> Remote:
         return LocalRemote("server")
-
-    @property
-    def as_machines(self) -> Machines:
-        return cast("Machines", self)
 
 
 class Board:
@@ -63,6 +63,13 @@ def virtual(monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 
 @pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Here:
+    here = Here()
+    monkeypatch.setattr(diagnose, "Machines", lambda lab, ledger: here)
+    return here
+
+
+@pytest.fixture
 def run(ledger: Ledger) -> Iterator[Run]:
     yield Run("virtual", "run-1", ledger, acting=frozenset())
 
@@ -72,9 +79,9 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_a_blamed_node_tells_of_network_journal_cluster_ceph_dhcp_and_board(
-    tmp_path: Path, virtual: Lab, run: Run
+    tmp_path: Path, virtual: Lab, here: Here, run: Run
 ) -> None:
-    diagnose.fetch(virtual, Here().as_machines, run, ["node1"], tmp_path)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
     told = files(tmp_path)
     assert set(told) == {f"node1/{name}.txt" for name in
                          ("network", "journal", "cluster", "ceph", "dhcp", "bmc")}  # fmt: skip
@@ -87,12 +94,12 @@ def test_a_blamed_node_tells_of_network_journal_cluster_ceph_dhcp_and_board(
 
 
 def test_a_command_that_is_not_there_or_hangs_is_said_and_the_next_goes_on(
-    tmp_path: Path, virtual: Lab, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diagnose, "COMMAND_SECONDS", 0.2)
     commands = ("no-such-command", "sleep 60", "echo still here; exit 3")
     monkeypatch.setattr(diagnose, "ON_NODE", {"network.txt": commands})
-    diagnose.fetch(virtual, Here().as_machines, run, ["node1"], tmp_path)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
     told = files(tmp_path)["node1/network.txt"]
     assert "$ no-such-command" in told
     assert "(ended with 127)" in told
@@ -100,25 +107,25 @@ def test_a_command_that_is_not_there_or_hangs_is_said_and_the_next_goes_on(
     assert told.endswith("still here\n(ended with 3)\n")
 
 
-def test_a_node_that_is_away_is_waited_for_once(tmp_path: Path, virtual: Lab, run: Run) -> None:
-    here = Here("node2")
-    diagnose.fetch(virtual, here.as_machines, run, ["node2"], tmp_path)
+def test_a_node_that_is_away_is_waited_for_once(tmp_path: Path, virtual: Lab, here: Here, run: Run) -> None:
+    here.away.add("node2")
+    diagnose.fetch(virtual, run, ["node2"], tmp_path)
     assert here.asked == ["node2"]
     told = files(tmp_path)
     assert told["node2/network.txt"] == "not to be had: node2: ssh: Connection timed out\n"
     assert "journalctl -u dnsmasq" in told["node2/dhcp.txt"]
 
 
-def test_the_server_and_unknown_names(tmp_path: Path, virtual: Lab, run: Run) -> None:
-    diagnose.fetch(virtual, Here().as_machines, run, ["server", "node9", "../../etc"], tmp_path)
+def test_the_server_and_unknown_names(tmp_path: Path, virtual: Lab, here: Here, run: Run) -> None:
+    diagnose.fetch(virtual, run, ["server", "node9", "../../etc"], tmp_path)
     assert set(files(tmp_path)) == {"server/journal.txt"}
 
 
 def test_a_file_keeps_its_end(
-    tmp_path: Path, virtual: Lab, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diagnose, "ON_NODE", {"network.txt": ("seq 1 30000",)})
-    diagnose.fetch(virtual, Here().as_machines, run, ["node1"], tmp_path)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
     kept = (tmp_path / "node1" / "network.txt").read_bytes()
     assert len(kept) == diagnose.MOST_BYTES
     assert kept.endswith(b"30000\n")
