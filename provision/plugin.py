@@ -88,7 +88,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         mode=mode, lab=option.lab or inventory.default_lab_file(os.environ),
         virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
-        resume=option.resume, out=option.out, deed=option.templates or "create",
+        resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         run_id=worker.get("rackproof_run"),
     )  # fmt: skip
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from provision import inventory, remote, secrets, spans, state
+from provision import hold, inventory, remote, secrets, spans, state
 from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
 from provision.run import STEPS, Run
 
@@ -40,6 +40,7 @@ class Request:
     until_step: str | None = None
     only_step: str | None = None
     resume: bool = False
+    wait: float = 0.0
     deed: str = "create"
     out: Path = Path("reports/out")
     run_id: str | None = None
@@ -118,7 +119,7 @@ class Session:
 
         with ExitStack() as stack:
             if self.request.mode == "provision":
-                stack.enter_context(state.held(self.written.name, self.run_id))
+                stack.enter_context(self._held())
             ledger = Ledger(state.folder(self.written.name) / "ledger.db")
             stack.callback(ledger.close)
             acting = self._acting(ledger)
@@ -154,6 +155,16 @@ class Session:
                 rack = virtual_lab.standing(self.written)
         rack.join()
         return rack.lab
+
+    def _held(self) -> AbstractContextManager[None]:
+        return hold.held(self.written.name, self.run_id, wait=self.request.wait, tell=self._tell_waiting)
+
+    def _tell_waiting(self, text: str) -> None:
+        """News before the run has begun: whoever watches hears it, no ledger keeps it."""
+        from provision.journal import Event  # noqa: PLC0415
+
+        for tell in self.subscribers:
+            tell(Event(time.time(), self.run_id, self.written.name, None, None, "waiting", text))
 
     def _only(self) -> frozenset[str] | None:
         return frozenset(self.node_names) if self.request.nodes else None

@@ -84,6 +84,8 @@ class Story:
         self.outcomes: list[Outcome] = []
         self.overview: list[tuple[str, str]] = []
         self.interrupted = False
+        self.waiting = ""
+        """Whom the run waits for, before it has begun."""
         self.machines_at_work = 0.0
         self.ssh_connections = 0
         self.usual: Mapping[str, float] = {}
@@ -91,6 +93,7 @@ class Story:
 
     def take(self, event: Event) -> None:
         """Learn from an event of the run."""
+        self.waiting = event.text if event.kind == "waiting" else ""
         if event.kind == "run-ended":
             self.machines_at_work = float(event.facts.get("machines_at_work", 0))
             self.ssh_connections = int(event.facts.get("ssh_connections", 0))

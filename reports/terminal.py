@@ -97,7 +97,8 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
             if live and step.state == "running" and step.name != "server":
                 for node in self.story.nodes.values():
                     grid.add_row("", "", "", node_line(node, self.story.usual, phased=step.name in PHASED))
-        return Group(grid, Text(""))
+        waiting = f"the lab is {self.story.waiting}" if live and self.story.waiting else ""
+        return Group(grid, Text(waiting, "yellow"))
 
     def overview(self) -> RenderableType:
         """What the cluster says of itself."""
