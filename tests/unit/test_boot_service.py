@@ -19,11 +19,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
+from starlette.types import ASGIApp
 
-from provision.boot_service import node_api, serve
+from provision.boot_service import installer_api, node_http, serve
 from provision.boot_service.flood import FloodGate
 from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, normal_mac
 from provision.boot_service.node_api import NodeApi
@@ -69,7 +69,7 @@ class Reply:
 class Asker:
     """Puts requests to an application directly: no socket, no thread, no client library."""
 
-    def __init__(self, app: FastAPI, runner: asyncio.Runner, headers: dict[str, str]) -> None:
+    def __init__(self, app: ASGIApp, runner: asyncio.Runner, headers: dict[str, str]) -> None:
         self._app, self._runner, self._headers = app, runner, headers
 
     def request(
@@ -396,7 +396,7 @@ def test_a_malformed_request_is_refused_in_one_line_and_spends_nothing(
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-@pytest.mark.parametrize(("path", "most"), [("answer", node_api.MOST_BODY), ("report", node_api.MOST_REPORT)])
+@pytest.mark.parametrize(("path", "most"), [("answer", installer_api.MOST_BODY), ("report", installer_api.MOST_REPORT)])
 def test_an_oversized_body_is_refused_however_it_is_sent(
     bench: Bench, path: str, most: int, chunked: bool
 ) -> None:
@@ -411,7 +411,7 @@ def test_an_oversized_body_is_refused_however_it_is_sent(
 
 def test_a_body_that_never_arrives_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.grant()
-    monkeypatch.setattr(node_api, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(node_http, "BODY_SECONDS", 0.01)
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
