@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from provision.boot_service.accept import prefers_json
-from provision.boot_service.identity import Identity, digest_of, unknown_token
+from provision.boot_service.identity import Identity, bearer, digest_of, unknown_token
 from provision.boot_service.messages import RackNode
 from provision.boot_service.node_http import Route, body_of, secret_text
 from provision.boot_service.refusals import Refusal, who_asks
@@ -56,7 +56,7 @@ class InstallerApi:
     async def answer(self, request: Request, token: str) -> Response:
         """The answer of a live permit, once, for an installer on one of the node's NICs."""
         permit = await self._identity.asker(request, token, "proxmox")
-        said = read(asked, await body_of(request, MOST_BODY), permit)
+        said = read(lambda body: asked(body, token), await body_of(request, MOST_BODY), permit)
         node = self._service.store.rack.by_name(permit.node)
         if node is None or not set(said.macs) & set(node.macs):
             raise Refusal(403, f"none of these MACs is of {permit.node}", permit, macs=said.macs[:16])
@@ -87,7 +87,8 @@ class InstallerApi:
 
     async def _permit_by_macs(self, request: Request) -> tuple[Permit, Asked]:
         node = await self._node_at(request)
-        said = read(asked, await body_of(request, MOST_BODY))
+        token = bearer(request) or ""
+        said = read(lambda body: asked(body, token), await body_of(request, MOST_BODY))
         named = self._identity.node_of(said.macs)
         if named is None or node not in (None, named):
             raise Refusal(

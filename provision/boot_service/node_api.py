@@ -7,8 +7,6 @@ but the way to one install; one that has a token in it is given to the holder of
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp
-
 from provision.boot_service.boot_scripts import BootScripts
 from provision.boot_service.classic_api import ClassicApi
 from provision.boot_service.identity import Identity
@@ -25,7 +23,7 @@ class NodeApi:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def app(self) -> ASGIApp:
+    def app(self) -> NodeApp:
         """The application: these paths, and a recorded refusal for everything else."""
         service, identity = self._service, Identity(self._service)
         scripts = BootScripts(service, identity)

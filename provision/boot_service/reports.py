@@ -62,13 +62,13 @@ def clean(value: object, most: int = 200) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def asked(body: bytes) -> Asked:
-    """What an installer that asks for its answer says.
+def asked(body: bytes, token: str) -> Asked:
+    """What an installer that asks for its answer says; the token it asks with is struck out.
 
     The request of Proxmox VE 9: JSON of schema 1.x with `network_interfaces`, each with `link` and
     `mac`, upper case from 9.2 on. Raises Malformed.
     """
-    request = _json_object(body)
+    request = _json_object(body, token)
     schema = request.get("$schema", {"version": "1.0"})
     version = schema.get("version") if isinstance(schema, dict) else None
     if not isinstance(version, str) or version.split(".")[0] != "1":

@@ -11,10 +11,8 @@ only if it names a MAC of a node and that node's own address, which is where ngi
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,36 +40,15 @@ def boot_script_events(lines: Iterable[str], rack: Rack) -> list[Served]:
     return [served for line in lines if (served := _served(line, rack))]
 
 
-class NginxLog:
-    """Keeps an event for each boot script that nginx served, so many a minute."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def follow_until_stopped(self, datagrams: socket.socket) -> None:
-        """Read nginx's datagrams from this socket (unix, bound) until the service stops; then close it."""
-        datagrams.setblocking(False)
-        loop = asyncio.get_running_loop()
-        stopped = asyncio.create_task(self._service.stopping.wait())
-        with datagrams:
-            while not stopped.done():
-                reading = asyncio.ensure_future(loop.sock_recv(datagrams, MOST_LINE))
-                await asyncio.wait([reading, stopped], return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    reading.cancel()
-                    return
-                await self.keep([reading.result().decode("utf-8", "replace")])
-
-    async def keep(self, lines: Iterable[str]) -> None:
-        """Keep the events of these lines, as the service does for the scripts that it hands out itself."""
-        service = self._service
-        for served in boot_script_events(lines, service.store.rack):
-            now = service.clock()
-            permit = await service.current_permit(served.node.name)
-            live = permit if permit is not None and permit.state(now) == "live" else None
-            text = boot_text(live, grub=served.grub)
-            event = boot_event(service, served.node, permit, text, mac=served.mac, who=served.who)
-            await service.keep(service.handouts, f"boot {served.node.name} {text}", event)
+async def keep_boot_scripts(service: Service, lines: Iterable[str]) -> None:
+    """Keep the events of these lines, as the service does for the scripts that it hands out itself."""
+    for served in boot_script_events(lines, service.store.rack):
+        now = service.clock()
+        permit = await service.current_permit(served.node.name)
+        live = permit if permit is not None and permit.state(now) == "live" else None
+        text = boot_text(live, grub=served.grub)
+        event = boot_event(service, served.node, permit, text, mac=served.mac, who=served.who)
+        await service.keep(service.handouts, f"boot {served.node.name} {text}", event)
 
 
 def _served(line: str, rack: Rack) -> Served | None:
