@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from provision.boot_service.dhcp import DhcpJournal
 from provision.boot_service.node_api import NodeApi
@@ -78,7 +78,7 @@ def notify(state: str) -> None:
         manager.sendall(state.encode())
 
 
-def _server(app: FastAPI) -> _Server:
+def _server(app: ASGIApp) -> _Server:
     # No access log: the paths have tokens in them.
     return _Server(
         uvicorn.Config(

@@ -10,7 +10,9 @@ from dataclasses import asdict, replace
 from typing import Any, ParamSpec, TypeVar
 
 from provision.boot_service.flood import FloodGate
-from provision.boot_service.store import Store
+from provision.boot_service.leases import Leases
+from provision.boot_service.published import Published
+from provision.boot_service.store import Permit, Store
 from provision.ledger import Event
 
 P = ParamSpec("P")
@@ -24,8 +26,16 @@ EVENTS_AT_ONCE = 200
 class Service:
     """One boot service: its store, its clock, and whoever listens to its events."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        leases: Leases | None = None,
+        published: Published | None = None,
+    ) -> None:
         self.store, self.clock = store, clock
+        self.leases, self.published = leases, published
         self.refusals = FloodGate(each=30, all_together=300)
         self.handouts = FloodGate(each=120, all_together=3000)
         self.reports = FloodGate(each=240, all_together=6000)
@@ -46,7 +56,39 @@ class Service:
         if held_back is None:
             return
         counted = replace(event, facts=event.facts | {"held_back": held_back}) if held_back else event
-        await self.work(self.store.append, counted)
+        await self.append(counted)
+
+    async def append(self, event: Event) -> Event:
+        """Keep an event; it is durable when this returns."""
+        return await self.work(self.store.append, event)
+
+    async def finish(self, permit: Permit, event: Event) -> None:
+        """Keep a node's report that it is complete, and erase what its permit still carries."""
+        await self.work(self.store.finish, permit, event)
+        self._publish(permit.node, None)
+
+    async def report_permit(self, token: str) -> Permit | None:
+        """The permit whose node reports with this token, in any state."""
+        return await asyncio.to_thread(self.store.permit_by_report_token, token)
+
+    async def answer_permit(self, token: str) -> Permit | None:
+        """The permit whose answer this token asks for, in any state."""
+        return await asyncio.to_thread(self.store.permit_by_answer_token, token)
+
+    async def current_permit(self, node: str) -> Permit | None:
+        """The node's one permit that was neither replaced nor revoked."""
+        return await asyncio.to_thread(self.store.current_permit, node)
+
+    async def spend(self, permit: Permit, now: float, *, as_json: bool, **facts: object) -> str | None:
+        """The answer of a live permit, for one of all who ask; the others get None."""
+        answer = await self.work(self.store.spend, permit, now, as_json=as_json, **facts)
+        self._publish(permit.node, None)
+        return answer
+
+    def _publish(self, name: str, permit: Permit | None) -> None:
+        node = self.store.rack.by_name(name)
+        if self.published is not None and node is not None:
+            self.published.refresh(node, permit, self.clock())
 
     def stop(self) -> None:
         """End every listener and every background task."""

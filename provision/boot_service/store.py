@@ -208,10 +208,10 @@ class Store(Ledger):
         with self.writing() as connection:
             form = _permits.c.answer_json if as_json else _permits.c.answer
             answer = connection.execute(select(form).where(*live)).scalar()
-            taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
-            won = connection.execute(update(_permits).where(*live).values(taken)).rowcount == 1
-            if not won or answer is None:
+            if answer is None:
                 return None
+            taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
+            connection.execute(update(_permits).where(*live).values(taken))
             self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
         return str(answer)
 
