@@ -181,7 +181,7 @@ def test_a_ledger_of_a_newer_rackproof_is_left_alone(ledger: Ledger, tmp_path: P
     with ledger.writing() as connection:
         connection.execute(text("UPDATE identity SET schema = 99"))
     with pytest.raises(
-        LedgerUnusable, match="schema 99, written by a newer rackproof; this one knows schema 1"
+        LedgerUnusable, match="schema 99, written by a newer rackproof; this one knows schema 2"
     ):
         Ledger(tmp_path / "made" / "ledger.db")
 
