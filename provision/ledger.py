@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import (
     JSON,
     Column,
     Connection,
-    Engine,
     Float,
     Index,
     Integer,
@@ -25,25 +22,21 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
     delete,
-    event,
     func,
     insert,
-    make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from provision.errors import RackproofError
 from provision.journal import Event, Evidence, RunRecord
+from provision.ledger_database import LedgerUnusable, migrate, open_engine, shown
 
 __all__ = ["Event", "Evidence", "Ledger", "LedgerUnusable", "RunRecord"]
 
-SCHEMA = 1
-BUSY_SECONDS = 30
+T = TypeVar("T")
 
 metadata = MetaData()
 
@@ -94,25 +87,24 @@ _evidence = Table(
     Column("nodes", JSON, nullable=False),
 )
 
-
-class LedgerUnusable(RackproofError):
-    """The file or database named as the ledger cannot serve as one."""
+_EVENT_COLUMNS = tuple(each.name for each in fields(Event) if each.name != "seq")
 
 
 class Ledger:
-    """A ledger in an SQLite file, or in a database named by an SQLAlchemy URL.
+    """A ledger in an SQLite file, or in a PostgreSQL database named by an SQLAlchemy URL.
 
     Every method is safe in any thread, several processes may share one ledger, and what a method
     has written is on the disk when it returns. Raises LedgerUnusable when it cannot be opened.
+    `turn` is the lock by which writers queue: one of the threads of this process unless another is given.
     """
 
     tables: ClassVar[tuple[MetaData, ...]] = (metadata,)
 
-    def __init__(self, where: str | Path) -> None:
-        self.engine = _engine(where)
+    def __init__(self, where: str | Path, *, turn: AbstractContextManager[object] | None = None) -> None:
+        self.engine = open_engine(where)
         self._writer = self.engine.execution_options(writes=True)
-        # SQLite lets one connection write and has the others poll; threads of one process queue here instead.
-        self._turn = Lock()
+        # SQLite lets one connection write and has the others poll; those who share this lock queue instead.
+        self._turn = turn or Lock()
         try:
             self.uuid = self._prepare()
         except LedgerUnusable:
@@ -121,7 +113,8 @@ class Ledger:
         except DatabaseError as error:
             self.close()
             raise LedgerUnusable(
-                f"{where}: cannot serve as the ledger: {error.orig}; move it away or name another"
+                f"{shown(self.engine)}: cannot serve as the ledger: {str(error.orig).strip()}; "
+                "move it away or name another"
             ) from error
 
     def close(self) -> None:
@@ -143,12 +136,16 @@ class Ledger:
             return [self.enter(connection, event) for event in events]
 
     def enter(self, connection: Connection, event: Event) -> Event:
-        """Append an event in a transaction from `writing`, so that it is kept together with other changes."""
-        if event.origin is not None and (known := self._by_origin(connection, event.origin)):
-            return known
-        values = {name: value for name, value in asdict(event).items() if name != "seq"}
-        seq = connection.execute(insert(_events).values(values).returning(_events.c.seq)).scalar_one()
-        return replace(event, seq=seq)
+        """Append an event in a transaction from `writing`, so that it is kept together with other changes.
+
+        It is written, with all others of the transaction, at the transaction's end.
+        """
+        entries: _Entries = connection.info[_ENTRIES]
+        if event.origin is not None:
+            entries.write()
+            if known := self._by_origin(connection, event.origin):
+                return known
+        return entries.add(event)
 
     def events(
         self,
@@ -225,22 +222,100 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer overlaps; durable when the block ends without an error."""
-        with self._turn, self._writer.begin() as connection:
+        with self._turn, self._writer.begin() as connection, _entering(connection):
             yield connection
+
+    def write_together(self, jobs: Sequence[Callable[[Connection], T]]) -> list[T | Exception]:
+        """Do several writers' jobs in one transaction, in their order, with one commit.
+
+        Returns what each job returned, or the error it raised: such a job has changed nothing, and
+        takes no other with it. A job may be run twice, so it must do nothing but use its connection.
+        Raises what the commit raises: then none of the jobs was done.
+        """
+        with self.writing() as connection:
+            try:
+                with _part(connection), _entering(connection):
+                    return [job(connection) for job in jobs]
+            except Exception:  # one of them: each is tried by itself, to find out which
+                return [_alone(connection, job) for job in jobs]
 
     def _prepare(self) -> str:
         with self.writing() as connection:
+            schema = migrate(connection, shown(self.engine))
             for tables in self.tables:
                 tables.create_all(connection)
             if connection.execute(select(_identity)).first() is None:
-                connection.execute(insert(_identity).values(uuid=str(uuid.uuid4()), schema=SCHEMA))
-            row = connection.execute(select(_identity)).mappings().one()
-        if row["schema"] > SCHEMA:
-            raise LedgerUnusable(
-                f"{self.engine.url.database}: this ledger has schema {row['schema']}, written by a newer "
-                f"rackproof; this one knows schema {SCHEMA}: update rackproof or name another ledger"
-            )
-        return str(row["uuid"])
+                connection.execute(insert(_identity).values(uuid=str(uuid.uuid4()), schema=schema))
+            return str(connection.execute(select(_identity.c.uuid)).scalar_one())
+
+
+_ENTRIES = "entries"
+
+
+class _Entries:
+    """The events of one transaction: numbered as they come, written together at its end.
+
+    Only one transaction writes at a time, so the numbers after the last one are free for it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rows: list[dict[str, Any]] = []
+        self._last = 0
+
+    def add(self, event: Event) -> Event:
+        """The event with its number."""
+        self._last = self._last + 1 if self._rows else self._first()
+        self._rows.append({"seq": self._last} | {name: getattr(event, name) for name in _EVENT_COLUMNS})
+        return replace(event, seq=self._last)
+
+    def write(self) -> None:
+        """Write what was added since the last time."""
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        self._connection.execute(insert(_events), rows)
+        if len(rows) > 1 and self._connection.dialect.name == "postgresql":
+            self._connection.execute(_PG_LAST, {"last": self._last})
+
+    def _first(self) -> int:
+        if self._connection.dialect.name == "postgresql":
+            return int(self._connection.exec_driver_sql(_PG_NEXT).scalar_one())
+        return int(self._connection.exec_driver_sql(_SQLITE_LAST).scalar() or 0) + 1
+
+
+# SQLite moves its own counter when a row has a higher number. The sequence of PostgreSQL is told.
+_SQLITE_LAST = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+_PG_NEXT = "SELECT nextval('events_seq_seq')"
+_PG_LAST = text("SELECT setval('events_seq_seq', :last)")
+
+
+@contextmanager
+def _entering(connection: Connection) -> Iterator[None]:
+    entries = connection.info[_ENTRIES] = _Entries(connection)
+    yield
+    entries.write()
+
+
+@contextmanager
+def _part(connection: Connection) -> Iterator[None]:
+    """A part of a transaction, undone by an error in it. As `begin_nested`, at half the time."""
+    connection.exec_driver_sql("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+        raise
+    finally:
+        connection.exec_driver_sql("RELEASE SAVEPOINT part")
+
+
+def _alone(connection: Connection, job: Callable[[Connection], T]) -> T | Exception:
+    try:
+        with _part(connection), _entering(connection):
+            return job(connection)
+    except Exception as error:  # whatever it is, it is for the one whose job it was
+        return error
 
 
 def _run(row: RowMapping) -> RunRecord:
@@ -249,38 +324,3 @@ def _run(row: RowMapping) -> RunRecord:
 
 def _forget(connection: Connection, lab: str, steps: Sequence[str]) -> None:
     connection.execute(delete(_evidence).where(_evidence.c.lab == lab, _evidence.c.step.in_(steps)))
-
-
-def _engine(where: str | Path) -> Engine:
-    url = make_url(where) if isinstance(where, str) and "://" in where else None
-    if url is not None and url.get_backend_name() != "sqlite":
-        return create_engine(url, hide_parameters=True)
-    path = Path(url.database or "") if url else Path(where)
-    _create_private(path)
-    # An error's message shows the statement, never the values: they may be what a permit carries.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _create_private(path: Path) -> None:
-    """Create the file readable by its owner alone; SQLite gives its side files the same mode."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise LedgerUnusable(f"{path}: cannot serve as the ledger: {error.strerror}") from error
-
-
-def _configure(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
-    # The driver's own transaction control would begin transactions as readers and turn them into
-    # writers half-way, which SQLite refuses at once, without waiting, when another writer was faster.
-    connection.isolation_level = None
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import (
     JSON,
@@ -31,6 +33,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from provision.boot_service.messages import Grant, PermitState, Rack
+from provision.boot_service.permit_cache import PermitCache
+from provision.boot_service.shared import RACK, Marks
 from provision.errors import RackproofError
 from provision.ledger import Event, Ledger, metadata
 
@@ -73,10 +77,6 @@ _NO_PAYLOAD: dict[str, None] = dict.fromkeys(
 )
 
 State = Literal["live", "spent", "done", "expired", "revoked"]
-
-
-class NotGranted(RackproofError):
-    """A permit could not be granted as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +123,57 @@ class Permit:
                      facts=facts)  # fmt: skip
 
 
+class NotGranted(RackproofError):
+    """A permit could not be granted as it was asked for."""
+
+
 class Store(Ledger):
-    """A ledger that also holds one rack and its permits. Tokens are kept as SHA-256 only."""
+    """A ledger that also holds one rack and its permits. Tokens are kept as SHA-256 only.
+
+    Processes that share a store share its `turn` and its `marks` too: so each knows at once what another
+    has changed. `publish` is called, after the commit and before a change is acknowledged, in any thread,
+    with the names of the nodes that have another permit, or a permit in another state, since; with RACK
+    among them when the rack is another. It must not raise.
+    """
 
     tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store)
 
-    def __init__(self, where: str | Path) -> None:
-        super().__init__(where)
-        self.rack = self._read_rack()
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        turn: AbstractContextManager[object] | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        super().__init__(where, turn=turn)
+        self._marks = marks or Marks()
+        self._reporting: PermitCache[Permit] = PermitCache(self._marks)
+        self.publish: Callable[[Collection[str]], None] = lambda names: None
+        self._rack = (self._marks.of(RACK), self._read_rack())
+        self._vacuumed = b""
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer overlaps; durable, known and published when the block ends."""
+        changed: set[str] = set()
+        with super().writing() as connection:
+            connection.info[_CHANGED] = changed
+            yield connection
+        for name in changed:
+            self._marks.change(name)
+        if changed:
+            self.publish(changed)
 
     # The rack
+
+    @property
+    def rack(self) -> Rack:
+        """The rack as it was put last, by any of the processes that share this store."""
+        mark, rack = self._rack
+        now = self._marks.of(RACK)
+        if now != mark:
+            self._rack = (now, rack := self._read_rack())
+        return rack
 
     def put_rack(self, rack: Rack, now: float) -> bool:
         """Know these nodes and no others; permits of nodes that are gone are revoked. False: no change."""
@@ -142,11 +183,11 @@ class Store(Ledger):
         with self.writing() as connection:
             connection.execute(delete(_rack))
             connection.execute(insert(_rack).values(lab=rack.lab, content=rack.model_dump_json()))
+            _change(connection, RACK)
             self._revoke(connection, now, or_(_permits.c.lab != rack.lab, _permits.c.node.not_in(names)))
             self.enter(
                 connection, self.event(now, "rack", f"{len(names)} nodes known", lab=rack.lab, nodes=names)
             )
-        self.rack = rack
         return True
 
     def event(self, now: float, kind: str, text: str, *, lab: str | None = None, node: str | None = None,
@@ -179,7 +220,21 @@ class Store(Ledger):
 
     def permit_by_report_token(self, token: str) -> Permit | None:
         """The permit whose node reports with this token, in any state."""
-        return self._permit_by(_permits.c.report_token_sha256, token)
+        if permit := self.reporting(token):
+            return permit
+        permit = self._permit_by(_permits.c.report_token_sha256, token)
+        if permit is None:
+            return None
+        # Only now it is known whose mark it is; a mark is taken before what it stands for is read.
+        mark = self._marks.of(permit.node)
+        permit = self._permit_by(_permits.c.report_token_sha256, token)
+        if permit is not None:
+            self._reporting.put(_digest(token), permit, mark)
+        return permit
+
+    def reporting(self, token: str) -> Permit | None:
+        """The permit whose node reports with this token, if it is known without a look into the database."""
+        return self._reporting.get(_digest(token))
 
     def current_permit(self, node: str) -> Permit | None:
         """The node's one permit that was neither replaced nor revoked; it may be spent, done or expired."""
@@ -187,6 +242,13 @@ class Store(Ledger):
         with self.engine.connect() as connection:
             row = connection.execute(query.order_by(_permits.c.id.desc())).mappings().first()
         return _permit(row) if row else None
+
+    def current_permits(self) -> list[Permit]:
+        """Of every node the permit that `current_permit` tells."""
+        query = select(_permits).where(_permits.c.revoked.is_(None)).order_by(_permits.c.id)
+        with self.engine.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+        return list({row["node"]: _permit(row) for row in rows}.values())
 
     def permits(self, now: float) -> list[PermitState]:
         """All permits ever granted, oldest first, without tokens and without what they carry."""
@@ -203,24 +265,37 @@ class Store(Ledger):
 
         That it was handed out, and in which form, is durable, with its event, before the answer is returned.
         """
+        with self.writing() as connection:
+            return self.spend_in(connection, permit, now, as_json=as_json, **facts)
+
+    def spend_in(
+        self, connection: Connection, permit: Permit, now: float, *, as_json: bool = False, **facts: Any
+    ) -> str | None:
+        """As `spend`, in a transaction from `writing`."""
         live = (_permits.c.id == permit.id, _permits.c.spent.is_(None), _permits.c.revoked.is_(None),
                 _permits.c.expires > now)  # fmt: skip
-        with self.writing() as connection:
-            form = _permits.c.answer_json if as_json else _permits.c.answer
-            answer = connection.execute(select(form).where(*live)).scalar()
-            if answer is None:
-                return None
-            taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
-            connection.execute(update(_permits).where(*live).values(taken))
-            self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
+        form = _permits.c.answer_json if as_json else _permits.c.answer
+        # Nobody else can take it between this look and the update: writers do not overlap.
+        answer = connection.execute(select(form).where(*live)).scalar()
+        if answer is None:
+            return None
+        taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
+        connection.execute(update(_permits).where(*live).values(taken))
+        _change(connection, permit.node)
+        self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
         return str(answer)
 
-    def finish(self, permit: Permit, event: Event) -> None:
+    def finish(self, permit: Permit, event: Event) -> Event:
         """Keep a node's report that it is complete, and erase what its permit still carries."""
-        done = update(_permits).where(_permits.c.id == permit.id, _permits.c.done.is_(None))
         with self.writing() as connection:
-            connection.execute(done.values(done=event.time, **_NO_PAYLOAD))
-            self.enter(connection, event)
+            return self.finish_in(connection, permit, event)
+
+    def finish_in(self, connection: Connection, permit: Permit, event: Event) -> Event:
+        """As `finish`, in a transaction from `writing`."""
+        done = update(_permits).where(_permits.c.id == permit.id, _permits.c.done.is_(None))
+        if connection.execute(done.values(done=event.time, **_NO_PAYLOAD)).rowcount:
+            _change(connection, permit.node)
+        return self.enter(connection, event)
 
     def revoke(self, now: float, *, run: str | None = None, node: str | None = None) -> int:
         """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended."""
@@ -231,12 +306,24 @@ class Store(Ledger):
         return count
 
     def scrub(self, now: float) -> None:
-        """Erase what expired permits carry, and every old copy of what was erased, in the write-ahead log."""
+        """Erase what expired permits carry, and every old copy of what was erased.
+
+        In SQLite none is left in the file or its write-ahead log. PostgreSQL's table is written anew; its
+        write-ahead log keeps what went through it until the server needs the space.
+        """
         with self.writing() as connection:
             self._expire(connection, now)
         if self.engine.dialect.name == "sqlite":
-            with self.engine.connect() as connection:
+            with self._turn, self.engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        elif self._vacuumed != (marks := self._marks.all()):
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM FULL permits")
+            self._vacuumed = marks
+
+    def forget_reporting(self) -> None:
+        """Drop the permits that are kept in memory, with what they carry."""
+        self._reporting.clear()
 
     # Inside
 
@@ -250,12 +337,13 @@ class Store(Ledger):
             self._revoke(connection, now, _permits.c.node == grant.node)
             row = insert(_permits).values(granted=now, **grant.model_dump()).returning(_permits)
             permit = _permit(connection.execute(row).mappings().one())
+            _change(connection, permit.node)
             until = time.strftime("%H:%M:%S UTC", time.gmtime(grant.expires))
             self.enter(connection, permit.event(now, "permit", f"may be installed once, until {until}"))
         return permit.id
 
     def _permit_by(self, column: Column[str], token: str) -> Permit | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        digest = _digest(token)
         with self.engine.connect() as connection:
             row = connection.execute(select(_permits).where(column == digest)).mappings().first()
         # The index has compared digests, not tokens; the comparison that decides takes the same time always.
@@ -267,6 +355,7 @@ class Store(Ledger):
         )
         rows = connection.execute(revoked.returning(_permits)).mappings().all()
         for permit in map(_permit, rows):
+            _change(connection, permit.node)
             if permit.done is None:
                 self.enter(connection, permit.event(now, "permit-revoked", _revoked_text(permit)))
         return len(rows)
@@ -276,8 +365,22 @@ class Store(Ledger):
         expired = update(_permits).where(_permits.c.expires <= now, carries).values(**_NO_PAYLOAD)
         rows = connection.execute(expired.returning(_permits)).mappings().all()
         for permit in map(_permit, rows):
+            _change(connection, permit.node)
             if permit.spent is None:
                 self.enter(connection, permit.event(now, "permit-expired", "the permit expired unused"))
+
+
+_CHANGED = "changed"
+
+
+def _change(connection: Connection, name: str) -> None:
+    """Note that a transaction from `Store.writing` changes what is known of this node, or of the RACK."""
+    changed: set[str] = connection.info[_CHANGED]
+    changed.add(name)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _revoked_text(permit: Permit) -> str:
