@@ -1,4 +1,4 @@
-"""The certificate by which nodes and people know the provisioning server: made there once, pinned by SHA-256."""
+"""The certificate by which nodes and people know the server: made there once, pinned by its SHA-256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ good() {
   [ "$(stat -c '%a %U:%G' "$key" 2>/dev/null)" = "600 root:root" ] && [ -s "$crt" ] &&
   openssl x509 -in "$crt" -noout -checkend 7776000 >/dev/null &&
   [ "$(openssl x509 -in "$crt" -noout -pubkey)" = "$(openssl pkey -in "$key" -pubout)" ] &&
-  openssl x509 -in "$crt" -noout -ext subjectAltName | grep -qxF "    IP Address:$address, DNS:$fqdn, DNS:$name"
+  openssl x509 -in "$crt" -noout -ext subjectAltName |
+    grep -qxF "    IP Address:$address, DNS:$fqdn, DNS:$name"
 }
 if good 2>/dev/null; then echo kept; else
   mkdir -p "$folder"; chmod 755 "$folder"; new=$(mktemp -d "$folder/.new.XXXXXX"); trap 'rm -rf "$new"' EXIT

@@ -1,4 +1,4 @@
-"""All that a node is handed while it is installed: boot scripts, answer, first-boot script, each by its system."""
+"""All that a node is handed while it is installed: boot scripts, answer, first-boot script."""
 
 from __future__ import annotations
 

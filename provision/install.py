@@ -166,7 +166,7 @@ def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> E
 
 
 def _reached(phase: str, events: Sequence[Event]) -> Event | None:
-    """The event of this phase, else the first of a later one: news such as boot scripts may be lost in a flood."""
+    """The event of this phase, else the first of a later one: in a flood, news may be lost."""
     later = PHASES[PHASES.index(phase) :]
     own = (event for event in events if event.kind == phase)
     return next(own, None) or next((event for event in events if event.kind in later), None)

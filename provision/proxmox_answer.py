@@ -46,7 +46,7 @@ def as_toml(answer: Answer) -> str:
 
 
 def as_json(answer: Answer, hook_token: str) -> str:
-    """The answer for installers from 9.2 on, whose webhook repeats `hook_token`; older ones refuse its key."""
+    """The answer for installers from 9.2 on, whose webhook repeats `hook_token`; older ones would refuse."""
     hook = {**answer["post-installation-webhook"], "auth-token": hook_token}
     return json.dumps({**answer, "post-installation-webhook": hook}, indent=1)
 

@@ -40,7 +40,7 @@ def ipxe_argument(value: object) -> str:
 
 
 def grub(value: object) -> str:
-    """One quoted word of a GRUB script; ValueError for what does not go through GRUB to a kernel unchanged."""
+    """One quoted word of a GRUB script; ValueError for what GRUB does not hand on unchanged."""
     return f"'{_only(GRUB, value, 'a GRUB script')}'"
 
 

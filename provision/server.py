@@ -116,7 +116,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
 
 
 def arm(lab: Lab, server: Remote, tokens: Mapping[str, str], fingerprint: str = "") -> None:
-    """Tell the nodes named in `tokens`, and no other, by DHCP where their answer is and whom to believe there.
+    """Tell the nodes named in `tokens`, and no other, by DHCP where their answer is and whom to trust there.
 
     Raises LabError when dnsmasq does not run on.
     """

@@ -149,7 +149,7 @@ def secure_url(lab: Lab) -> str:
 
 
 def options(lab: Lab, tokens: Mapping[str, str], fingerprint: str = "") -> File:
-    """The DHCP options of the nodes with a permit: where the answer is, and the server's certificate's SHA-256.
+    """The DHCP options of the nodes with a permit: where its answer is, and the server certificate's SHA-256.
 
     Readable by dnsmasq alone, for it holds their tokens.
     """

@@ -1,6 +1,6 @@
 """What Ubuntu's installer is handed: autoinstall user-data, and the script of the first boot.
 
-Source: canonical/subiquity (autoinstall-schema.json, autoinstall reference, models/storage.py), release 24.04.
+Source: canonical/subiquity (autoinstall-schema.json, autoinstall reference, models/storage.py), for 24.04.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _match(disk: Disk) -> dict[str, str]:
 
 
 def _netplan(lab: Lab, node: Node) -> dict[str, Any]:
-    """A bridge with the node's address on each NIC, as the lab file asks; broadcast is networkd's own doing."""
+    """A bridge with the node's address on each NIC, as the lab file asks; broadcast is networkd's doing."""
     ethernets, bridges = {}, {}
     for name, address in node.addresses.items():
         network, nic = lab.networks[name], node.nics[name]

@@ -51,8 +51,8 @@ def dashboard(places: Places, plan: RackPlan) -> str:
     """Where the boot service's pages are, and how to read the operator's password; never the password."""
     read = f"jq -r .operator_password {places.made_up_secrets}"
     return (
-        f"dashboard https://{plan.server.address}/ in the lab's network; log in as operator, whose password is "
-        f"RACKPROOF_OPERATOR_PASSWORD if that was set, else: {read}"
+        f"dashboard https://{plan.server.address}/ in the lab's network; log in as operator, whose password "
+        f"is RACKPROOF_OPERATOR_PASSWORD if that was set, else: {read}"
     )
 
 
