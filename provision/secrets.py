@@ -23,14 +23,14 @@ LONGEST_ROOT_PASSWORD = 128
 
 def references(lab: Lab) -> Iterator[tuple[str, Secret]]:
     """Every secret of the lab with its place, such as `nodes.node1.bmc.user`."""
-    for name, token in lab.server.iso_tokens.items():
-        yield f"server.iso_tokens.{name}", token
-    for name, person in lab.people.items():
-        yield f"people.{name}.{person.proof}", person.secret
     for name, node in lab.nodes.items():
         yield f"nodes.{name}.root_password", node.root_password
         yield f"nodes.{name}.bmc.user", node.bmc.user
         yield f"nodes.{name}.bmc.password", node.bmc.password
+    for name, token in lab.server.iso_tokens.items():
+        yield f"server.iso_tokens.{name}", token
+    for name, person in lab.people.items():
+        yield f"people.{name}.{person.proof}", person.secret
 
 
 def missing_secrets(lab: Lab, env: Mapping[str, str] = os.environ) -> list[Mistake]:
