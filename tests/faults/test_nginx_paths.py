@@ -136,6 +136,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     front.datagrams.settimeout(5)
     (folder / "nginx.sock").chmod(0o666)
     servers = [front.backend(name, folder / f"{name}.sock") for name in ("nodes", "people")]
+    (folder / "error.log").touch()
     (folder / "nginx.conf").write_text(configuration(front))
     nginx = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])
     try:
