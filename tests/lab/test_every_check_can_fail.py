@@ -49,6 +49,14 @@ WHAT_IS_INSTALLED = [
         "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
         "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
         r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+    run("another certificate", "server",
+        "cp -a /etc/rackproof/tls /root/kept-tls && openssl req -x509 -new -key /etc/rackproof/tls/server.key"
+        " -subj /CN=other -addext subjectAltName=IP:10.10.1.1 -days 9 -out /etc/rackproof/tls/server.crt"
+        " && systemctl reload nginx",
+        "cp -a /root/kept-tls/. /etc/rackproof/tls/ && rm -r /root/kept-tls && systemctl reload nginx",
+        r"server::test_shows_the_pinned_certificate"),
+    run("a key that others can read", "server", "chmod 644 /etc/rackproof/tls/server.key",
+        "chmod 600 /etc/rackproof/tls/server.key", r"server::test_key_is_roots_alone"),
     edited("an older install", "node2", "/etc/rackproof/install.json", 's/"nonce": "..../"nonce": "0000/',
            r"install::test_nonce_is_of_this_install\[node2\]"),
     run("installed before this run", "node3",
