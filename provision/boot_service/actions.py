@@ -1,4 +1,4 @@
-"""What an operator may do to a node: each action checked, written down before and after, done by the hands."""
+"""What an operator may do to a node: each action checked, written down, and done by the hands."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Words:
 
 
 class Actions:
-    """The actions. Each returns one line of what was done, or raises ActionRefused; `who` is an account's name.
+    """The actions, each by `who`, an account: returns one line of what was done, or raises ActionRefused.
 
     Every call leaves an event `action` with facts who, action and outcome: begun (kept before anything is
     done), and at the end done, refused (nothing was done) or failed.
@@ -69,6 +69,7 @@ class Actions:
         """Switch a node on, off (without asking its OS), or make it boot."""
 
         async def check(_: RackNode) -> None:
+            self._require_hands()
             _require(how in HOWS, WRONG, f"power is one of {', '.join(HOWS)}")
 
         return await self._do(
@@ -79,6 +80,7 @@ class Actions:
         """Let a node's next boot, and only that, be from network or disk."""
 
         async def check(_: RackNode) -> None:
+            self._require_hands()
             _require(source in SOURCES, WRONG, f"a node boots once from one of {', '.join(SOURCES)}")
 
         return await self._do(
@@ -90,9 +92,10 @@ class Actions:
         )
 
     async def permit_install(self, node: str, who: str, confirmed: str) -> str:
-        """Let a node be installed by its standing order, and boot it into that; `confirmed` is its name again."""
+        """Let a node be installed by its standing order, and boot it; `confirmed` is its name once more."""
 
         async def check(known: RackNode) -> None:
+            self._require_hands()
             _require(
                 confirmed == known.name, WRONG, f"type {known.name} to confirm: its disk will be overwritten"
             )
@@ -107,6 +110,7 @@ class Actions:
         """Boot a node into the rescue system, once; its leave for that ends after half an hour."""
 
         async def check(known: RackNode) -> None:
+            self._require_hands()
             _require(known.rescue_script is not None, CONFLICT, "there is no rescue system for it")
             await self._require_no_run(known.name)
 
@@ -137,17 +141,19 @@ class Actions:
         async def keep(outcome: str, more: str = "") -> None:
             await self._keep(node, action, who, outcome, more)
 
+        begun = False
         try:
             known = self._known(node)
             if check is not None:
                 await check(known)
             await keep("begun")
+            begun = True
             done = await act(known)
         except HandsRefused as refused:
             await keep(_outcome(refused.status), why := _one_line(refused.why))
             raise ActionRefused(refused.status, why) from refused
         except ActionRefused as refused:
-            await keep(_outcome(refused.status), refused.why)
+            await keep(_outcome(refused.status) if begun else "refused", refused.why)
             raise
         except BaseException as error:
             await keep("failed", f"the boot service was at fault or was stopped: {type(error).__name__}")
@@ -158,7 +164,7 @@ class Actions:
     async def _keep(self, node: str, action: str, who: str, outcome: str, more: str) -> None:
         text = f"{who}: {action}: {outcome}" + (f": {more}" if more else "")
         known = self._store.rack.by_name(node)
-        event = self._store.event(self._service.clock(), "action", text, node=known and known.name,
+        event = self._store.event(self._service.clock(), "action", text, node=known.name if known else None,
                                   who=who, action=action, outcome=outcome)  # fmt: skip
         await self._service.work(self._store.append, event)
 
@@ -168,12 +174,13 @@ class Actions:
             raise ActionRefused(NOT_FOUND, "there is no such node in the rack")
         return known
 
+    def _require_hands(self) -> None:
+        _require(self._given_hands is not None, NO_HANDS, "this boot service has no hands to do it with")
+
     @property
     def _hands(self) -> HandsClient:
-        if self._given_hands is None:
-            raise ActionRefused(
-                NO_HANDS, "this boot service has no hands: nothing can be done to nodes from here"
-            )
+        self._require_hands()
+        assert self._given_hands is not None
         return self._given_hands
 
     async def _require_no_run(self, node: str) -> None:
@@ -204,7 +211,7 @@ class Actions:
         return await self._boot_with(rescue_grant(self._store.rack.lab, node, Words.fresh(now), now), None)
 
     async def _boot_with(self, grant: Grant, token: str | None) -> str:
-        """Grant it, durably, then arm DHCP, then make the node boot from the network; or take all of it back."""
+        """Grant it, durably, then arm DHCP, then make the node boot from the network; or take all back."""
         hands = self._hands
         with _alone(self._store.uuid, grant.node):
             number = await self._granted(grant)
@@ -237,7 +244,7 @@ class Actions:
         raise ActionRefused(refused.status, f"{why}; {left}") from refused
 
     async def _take_back(self, node: str, number: int, *, armed: bool) -> str:
-        """Revoke this permit and disarm DHCP, unless another permit has taken its place; the state after that."""
+        """Revoke this permit and disarm DHCP, unless another has taken its place; the state after that."""
         permit = await self._permit(node)
         if permit is None or permit.id != number:
             return "another permit of the node has taken the place of this one"
