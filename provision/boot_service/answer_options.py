@@ -11,9 +11,7 @@ from pathlib import Path
 
 from provision.errors import LabError
 
-HEADER = (
-    "# Where a node's installer asks for its answer; written by rackproof, only for nodes with a permit.\n"
-)
+HEADER = "# written by rackproof, only for nodes with a permit\n"
 RELOAD = ("systemctl", "reload", "dnsmasq")
 RELOAD_SECONDS = 30.0
 TRIES = 5
@@ -84,9 +82,9 @@ class AnswerOptions:
 
     def _changed(self, content: str, tokens: Mapping[str, str]) -> str:
         named = tuple(f"tag:{node}," for node in tokens)
-        lines = content.splitlines(keepends=True) or [HEADER]
-        kept = [line for line in lines if not line.startswith(named)] if named else lines
-        return "".join([*kept, *self._lines(tokens)])
+        kept = [line for line in content.splitlines(keepends=True) if not line.startswith(named)]
+        new = list(self._lines(tokens))
+        return "".join([*(kept or (HEADER for _ in new[:1])), *new])
 
     def _lines(self, tokens: Mapping[str, str]) -> Iterator[str]:
         for node, token in tokens.items():

@@ -83,7 +83,7 @@ class Boards:
         self._stopped = False
 
     def power(self, name: str, how: How, source: Source | None = None) -> str:
-        """Switch a node on or off, or make it boot (`cycle`; with `source`, once from there).
+        """Switch a node on or off, or off and on (`cycle`; with `source`, it boots once from there).
 
         Tells what was done. On and off send nothing when the power is so already; off does not ask the OS.
         """
@@ -254,16 +254,16 @@ def _boot_once(board: Board, source: Source) -> str:
 
 def _cycle(board: Board, source: Source | None) -> str:
     if source is None:
-        return _reset(board)
+        return _cycled(board)
     kept = _boot_once(board, source)
     try:
-        return f"{kept}; {_reset(board)}"
+        return f"{kept}; {_cycled(board)}"
     except LabError:
-        with suppress(LabError):  # What went wrong with the reset is what must be told.
+        with suppress(LabError):  # What went wrong with the power is what must be told.
             board.clear_boot_override()
         raise
 
 
-def _reset(board: Board) -> str:
-    done = board.reset()
+def _cycled(board: Board) -> str:
+    done = board.cycle()
     return f"{done.how}: {done.sign}"

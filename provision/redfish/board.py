@@ -112,6 +112,14 @@ class Board:
             except StateIsAnother:
                 return reset.switch(self._conn, self._system, self.timing, wanted)
 
+    def cycle(self) -> Reset:
+        """Switch the machine off, without asking its OS, and on again; return once both were read back."""
+        with self._asked_for("a power cycle"):
+            try:
+                return reset.cycle(self._conn, self._system, self.timing)
+            except StateIsAnother:
+                return reset.cycle(self._conn, self._system, self.timing)
+
     def _kept(self, target: Target) -> BootOverride:
         def probe() -> BootOverride | NotYet:
             read = override.read(self._conn, self._conn.read(self._system))

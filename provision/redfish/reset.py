@@ -34,6 +34,7 @@ FROM_OFF = (("On",), ("ForceOn",))
 FROM_ON = (("ForceRestart",), ("PowerCycle",), ("ForceOff", "On"))
 TO_OFF = (("ForceOff",),)
 NEVER = float("inf")
+NOTHING = "nothing sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +105,26 @@ def switch(conn: Connection, path: str, timing: Timing, wanted: Literal["On", "O
     system = _settled(conn, path, timing.busy)
     before = _state_of(conn, system)
     if before.power == wanted:
-        return Reset("nothing sent", f"power was {wanted} already")
+        return Reset(NOTHING, f"power was {wanted} already")
     (kind,), target = _way(system, FROM_OFF if wanted == "On" else TO_OFF, conn)
     _Attempt(conn, path, target, kind, before, timing.reset, lambda: False).bring_about()
     reached = _settled(conn, path, timing.reset).get("PowerState")
     if reached != wanted:
         raise GaveUp(f"power does not stay {wanted}", last_seen=f"{kind} had an effect; then power {reached}")
     return Reset(kind, f"power is {wanted}")
+
+
+def cycle(conn: Connection, path: str, timing: Timing) -> Reset:
+    """Switch the system off by force and on again, each read back; only on when it is off.
+
+    Unlike a restart, which many BMCs show by nothing at all, this can be seen without word of the node. A
+    BMC that cannot switch off is asked for a reset.
+    """
+    offered = _allowed(part(conn.read(path), "Actions", "#ComputerSystem.Reset"), conn)
+    if offered and "ForceOff" not in offered:
+        return reset(conn, path, timing, lambda: False)
+    off, on = switch(conn, path, timing, "Off"), switch(conn, path, timing, "On")
+    return on if off.how == NOTHING else Reset(f"{off.how} and {on.how}", on.sign)
 
 
 def _settled(conn: Connection, path: str, patience: Patience) -> dict[str, Json]:
