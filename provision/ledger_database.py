@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -109,6 +110,7 @@ def _postgresql(url: URL) -> Engine:
         raise LedgerUnusable(f"{_plain(url)}: cannot serve as the ledger: {error}") from error
     event.listen(engine, "connect", _configure_postgresql)
     event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "handle_error", _without_detail)
     return engine
 
 
@@ -123,6 +125,17 @@ def _begin_postgresql(connection: Connection) -> None:
     # Held until the commit: so numbers of events appear in the order in which they were given.
     if _writes(connection):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
+
+
+def _without_detail(context: ExceptionContext) -> None:
+    """Take out of an error's message what PostgreSQL adds to it: the whole row that it could not keep."""
+    error, told = context.original_exception, context.sqlalchemy_exception
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    if primary is None:
+        return
+    error.args = (primary,)
+    if told is not None:
+        told.args = (f"({type(error).__module__}.{type(error).__name__}) {primary}",)
 
 
 def _writes(connection: Connection) -> bool:

@@ -10,8 +10,9 @@ import pytest
 
 from provision.ledger import Ledger
 from tests.lab_fixtures import classic, default_lab, full_lab, lab, whole_default_lab
+from tests.postgresql_server import postgresql, store_url
 
-__all__ = ["classic", "default_lab", "full_lab", "lab", "whole_default_lab"]
+__all__ = ["classic", "default_lab", "full_lab", "lab", "postgresql", "store_url", "whole_default_lab"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -98,9 +98,7 @@ class NodeApi:
         now = self._service.clock()
         answer = None
         if permit.state(now) == "live":
-            answer = await self._service.work(
-                self._store.spend, permit, now, who=_who(request), macs=macs[:16]
-            )
+            answer = await self._service.spend(permit, now, who=_who(request), macs=macs[:16])
         if answer is None:
             raise await self._no_answer(permit, now)
         return Response(answer, media_type="application/toml")
@@ -122,7 +120,7 @@ class NodeApi:
         text = " ".join([facts.get("product", "system"), facts.get("version", ""), "installed"])
         event = permit.event(self._service.clock(), "installed", text, who=_who(request), **facts)
         self._bound(permit)
-        await self._service.work(self._store.append, event)
+        await self._service.append(event)
         return PlainTextResponse("recorded\n")
 
     async def report(self, request: Request, token: str) -> Response:
@@ -133,9 +131,9 @@ class NodeApi:
         event = permit.event(self._service.clock(), phase, text, who=_who(request), **facts)
         self._bound(permit)
         if phase == "registered":
-            await self._service.work(self._store.finish, permit, event)
+            await self._service.finish(permit, event)
         else:
-            await self._service.work(self._store.append, event)
+            await self._service.append(event)
         return PlainTextResponse("recorded\n")
 
     async def _asked_macs(self, request: Request, permit: Permit) -> list[str]:
@@ -151,7 +149,7 @@ class NodeApi:
         return Refusal(410, f"the permit of {permit.node} {why}", permit, state=state)
 
     async def _spent_permit(self, token: str) -> Permit:
-        permit = await asyncio.to_thread(self._store.permit_by_report_token, token)
+        permit = await self._service.report_permit(token)
         if permit is None:
             raise Refusal(404, "no permit has this token")
         if permit.revoked is not None:

@@ -1,4 +1,4 @@
-"""Serves both APIs from one process: two unix sockets, one event loop, an orderly end at SIGTERM."""
+"""Serves the APIs of one process: unix sockets, one event loop, an orderly end at SIGTERM."""
 
 from __future__ import annotations
 
@@ -6,21 +6,33 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from provision.boot_service.dhcp import DhcpJournal
+from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.node_api import NodeApi
 from provision.boot_service.operator_api import OperatorApi
 from provision.boot_service.service import Service
-from provision.boot_service.store import Store
 
 MOST_HEADER = 16 * 1024
 GOODBYE_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The sockets of the boot service; None: not served."""
+
+    operators: socket.socket
+    nodes: socket.socket
+    people: socket.socket | None = None
+    nginx: socket.socket | None = None
 
 
 class _Server(uvicorn.Server):
@@ -28,44 +40,62 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none: both servers are stopped together."""
+        """Capture none: all servers are stopped together."""
         yield
 
 
-def listen(path: Path, mode: int) -> socket.socket:
-    """A listening unix socket at `path`, in the place of a dead one; nobody but `mode` allows can connect."""
+def listen(path: Path, mode: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A unix socket at `path`, in the place of a dead one; nobody but `mode` allows can connect.
+
+    One of streams listens; one of datagrams can be read.
+    """
     if path.is_socket():
         path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, kind)
     before = os.umask(0o777)
     try:
         listener.bind(str(path))
     finally:
         os.umask(before)
     path.chmod(mode)
-    listener.listen(1024)
+    if kind == socket.SOCK_STREAM:
+        listener.listen(1024)
     return listener
 
 
 async def serve(
-    store: Store, operators: socket.socket, nodes: socket.socket, dhcp_log: Sequence[str] | None
+    service: Service,
+    sockets: Sockets,
+    *,
+    ready: Callable[[], None],
+    keeper: bool = True,
+    dhcp_log: Sequence[str] | None = None,
+    parent: int | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; says READY=1 to systemd once both sockets are served."""
-    service = Service(store)
-    servers = [(_server(OperatorApi(service).app()), operators), (_server(NodeApi(service).app()), nodes)]
+    """Serve until SIGTERM or SIGINT, or until `parent` is at its end; calls `ready` once all is served.
+
+    Of all processes that serve one store the `keeper` alone follows the logs of dnsmasq and nginx and scrubs.
+    """
     loop = asyncio.get_running_loop()
+    servers = [(_server(app), listener) for app, listener in _applications(service, sockets)]
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, service, [server for server, _ in servers])
-    await service.work(store.scrub, service.clock())
+    if parent is not None:
+        loop.add_reader(parent, _orphaned, loop, parent)
+    service.news.hear(loop)
     async with asyncio.TaskGroup() as tasks:
         for server, listener in servers:
             tasks.create_task(server.serve([listener]))
-        tasks.create_task(service.scrub_until_stopped())
-        if dhcp_log:
+        tasks.create_task(service.tidy_until_stopped(scrub=keeper))
+        if keeper and dhcp_log:
             tasks.create_task(DhcpJournal(service, dhcp_log).follow_until_stopped())
-        # Both sockets listen already: whoever connects from here on is served.
-        notify("READY=1")
-    store.scrub(service.clock())
+        if keeper and sockets.nginx:
+            keep = partial(_keep_boot_scripts, service)
+            tasks.create_task(NginxLog(sockets.nginx, keep).follow_until(service.stopping))
+        # All sockets listen already: whoever connects from here on is served.
+        ready()
+    if keeper:
+        service.store.scrub(service.clock())
 
 
 def notify(state: str) -> None:
@@ -76,6 +106,17 @@ def notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, suppress(OSError):
         manager.connect("\0" + address[1:] if address.startswith("@") else address)
         manager.sendall(state.encode())
+
+
+def _applications(service: Service, sockets: Sockets) -> list[tuple[FastAPI, socket.socket]]:
+    return [
+        (OperatorApi(service).app(), sockets.operators),
+        (NodeApi(service).app(), sockets.nodes),
+    ]
+
+
+async def _keep_boot_scripts(service: Service, lines: list[str]) -> None:
+    """Keep what nginx says that it has served."""
 
 
 def _server(app: FastAPI) -> _Server:
@@ -98,7 +139,11 @@ def _server(app: FastAPI) -> _Server:
 
 
 def _stop(service: Service, servers: Sequence[uvicorn.Server]) -> None:
-    notify("STOPPING=1")
     service.stop()
     for server in servers:
         server.should_exit = True
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, parent: int) -> None:
+    loop.remove_reader(parent)
+    signal.raise_signal(signal.SIGTERM)

@@ -43,6 +43,10 @@ class Marks:
         # Random and not counted up: two processes that count at once could come out at the same number.
         self._page[place : place + MARK] = os.urandom(MARK)
 
+    def change_all(self) -> None:
+        """Say that anything may have been changed."""
+        self._page[:] = os.urandom(len(self._page))
+
 
 def _place(name: str) -> int:
     return (1 + crc32(name.encode("utf-8", "surrogatepass")) % (SLOTS - 1)) * MARK if name else 0

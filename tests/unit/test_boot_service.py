@@ -828,7 +828,7 @@ def test_a_store_that_cannot_write_refuses_politely(bench: Bench) -> None:
     def broken(*_: Any) -> None:
         raise OperationalError("INSERT", {"answer": "CANARY"}, OSError("disk full"), hide_parameters=True)
 
-    bench.store.append = broken  # type: ignore[assignment,method-assign]
+    bench.store.enter = broken  # type: ignore[assignment,method-assign]
     refused = bench.nodes.get(f"/boot/{MAC1}")
     assert refused.status_code == 503
     assert refused.text == "this could not be recorded, so it was not done; ask again\n"

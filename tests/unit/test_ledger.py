@@ -46,7 +46,14 @@ def evidence(step: str, **other: Any) -> Evidence:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(store_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(store_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def file_ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger(tmp_path / "made" / "ledger.db")
     yield ledger
     ledger.close()
@@ -103,8 +110,8 @@ def test_threads_append_side_by_side_and_nothing_is_lost(ledger: Ledger) -> None
     assert {each.seq: each for each in kept} == {each.seq: each for each in ledger.events()}
 
 
-def test_two_openings_of_one_file_share_it_and_its_name(ledger: Ledger, tmp_path: Path) -> None:
-    other = Ledger(tmp_path / "made" / "ledger.db")
+def test_two_openings_of_one_ledger_share_it_and_its_name(ledger: Ledger, store_url: str) -> None:
+    other = Ledger(store_url)
     other.append(event(1))
     assert ledger.append(event(2)).seq == 2
     assert other.uuid == ledger.uuid
@@ -145,8 +152,8 @@ def test_runs_are_told_oldest_first_and_a_killed_one_has_no_outcome(ledger: Ledg
     assert ledger.last_run("hall") == proved
 
 
-def test_what_is_kept_is_durable_by_the_settings_of_every_connection(ledger: Ledger) -> None:
-    with ledger.engine.connect() as one, ledger.engine.connect() as two:
+def test_what_is_kept_is_durable_by_the_settings_of_every_connection(file_ledger: Ledger) -> None:
+    with file_ledger.engine.connect() as one, file_ledger.engine.connect() as two:
         for connection in (one, two):
             found = [
                 connection.execute(text(f"PRAGMA {name}")).scalar()
@@ -155,8 +162,8 @@ def test_what_is_kept_is_durable_by_the_settings_of_every_connection(ledger: Led
             assert found == ["wal", 2, 1, 30000]
 
 
-def test_its_files_are_readable_by_their_owner_alone(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.append(event())
+def test_its_files_are_readable_by_their_owner_alone(file_ledger: Ledger, tmp_path: Path) -> None:
+    file_ledger.append(event())
     files = sorted((tmp_path / "made").iterdir())
     assert [file.name for file in files] == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
@@ -177,13 +184,13 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "ledger.db")
 
 
-def test_a_ledger_of_a_newer_rackproof_is_left_alone(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_rackproof_is_left_alone(ledger: Ledger, store_url: str) -> None:
     with ledger.writing() as connection:
         connection.execute(text("UPDATE identity SET schema = 99"))
     with pytest.raises(
         LedgerUnusable, match="schema 99, written by a newer rackproof; this one knows schema 2"
     ):
-        Ledger(tmp_path / "made" / "ledger.db")
+        Ledger(store_url)
 
 
 def test_an_error_never_shows_what_was_to_be_kept(ledger: Ledger) -> None:
@@ -192,10 +199,10 @@ def test_an_error_never_shows_what_was_to_be_kept(ledger: Ledger) -> None:
     assert "CANARY" not in str(raised.value)
 
 
-def test_another_program_can_read_while_it_is_written(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.append(event())
-    with ledger.writing() as connection:
-        ledger.enter(connection, event(2))
+def test_another_program_can_read_while_it_is_written(file_ledger: Ledger, tmp_path: Path) -> None:
+    file_ledger.append(event())
+    with file_ledger.writing() as connection:
+        file_ledger.enter(connection, event(2))
         reader = sqlite3.connect(tmp_path / "made" / "ledger.db")
         assert reader.execute("SELECT count(*) FROM events").fetchone() == (1,)
         reader.close()
