@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from provision.boot_service.boot_log import keep_boot_scripts
 from provision.boot_service.dhcp import DhcpJournal
 from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.node_api import NodeApi
@@ -90,7 +91,7 @@ async def serve(
         if keeper and dhcp_log:
             tasks.create_task(DhcpJournal(service, dhcp_log).follow_until_stopped())
         if keeper and sockets.nginx:
-            keep = partial(_keep_boot_scripts, service)
+            keep = partial(keep_boot_scripts, service)
             tasks.create_task(NginxLog(sockets.nginx, keep).follow_until(service.stopping))
         # All sockets listen already: whoever connects from here on is served.
         ready()
@@ -108,18 +109,14 @@ def notify(state: str) -> None:
         manager.sendall(state.encode())
 
 
-def _applications(service: Service, sockets: Sockets) -> list[tuple[FastAPI, socket.socket]]:
+def _applications(service: Service, sockets: Sockets) -> list[tuple[ASGIApp, socket.socket]]:
     return [
         (OperatorApi(service).app(), sockets.operators),
         (NodeApi(service).app(), sockets.nodes),
     ]
 
 
-async def _keep_boot_scripts(service: Service, lines: list[str]) -> None:
-    """Keep what nginx says that it has served."""
-
-
-def _server(app: FastAPI) -> _Server:
+def _server(app: ASGIApp) -> _Server:
     # No access log: the paths have tokens in them.
     return _Server(
         uvicorn.Config(
