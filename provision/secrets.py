@@ -27,6 +27,10 @@ def references(lab: Lab) -> Iterator[tuple[str, Secret]]:
         yield f"nodes.{name}.root_password", node.root_password
         yield f"nodes.{name}.bmc.user", node.bmc.user
         yield f"nodes.{name}.bmc.password", node.bmc.password
+    for name, token in lab.server.iso_tokens.items():
+        yield f"server.iso_tokens.{name}", token
+    for name, person in lab.people.items():
+        yield f"people.{name}.{person.proof}", person.secret
 
 
 def missing_secrets(lab: Lab, env: Mapping[str, str] = os.environ) -> list[Mistake]:
