@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import socket
 import ssl
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,12 @@ class Way:
     port: int = 0
     secure_port: int = 0
     nodes_socket: Path | None = None
-    trusted: ssl.SSLContext | None = field(default=None, repr=False)
+    certificate: Path | None = None
 
     async def ask(self, node: SimulatedNode, method: str, path: str, body: bytes = b"", *,
                   secure: bool = True, accept: str = "*/*") -> Answer:  # fmt: skip
         """One request by one node over a new connection, as iPXE, installers and scripts make them."""
-        secure = secure and self.trusted is not None
+        secure = secure and self.certificate is not None
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAccept: {accept}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -124,7 +125,8 @@ class Way:
         connection = await self._connect(node, secure)
         try:
             await loop.create_connection(
-                lambda: _Exchange(request, ended), sock=connection, ssl=self.trusted if secure else None,
+                lambda: _Exchange(request, ended), sock=connection,
+                ssl=_trusting(self.certificate) if self.certificate and secure else None,
                 server_hostname="127.0.0.1" if secure else None,
             )  # fmt: skip
         except BaseException:
@@ -177,6 +179,11 @@ class _Exchange(asyncio.Protocol):
             self._ended.set_exception(error)
         else:
             self._ended.set_result(bytes(self._came))
+
+
+@functools.cache
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate)
 
 
 def asks_for_answer(node: SimulatedNode) -> bytes:

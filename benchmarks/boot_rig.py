@@ -60,9 +60,10 @@ class Nginx:
         main = MAIN.format(user=user, folder=folder, files=2 * connections, connections=connections,
                            conf=folder / "site.conf", more=more)  # fmt: skip
         (folder / "nginx.conf").write_text(main)
-        self._command = ["nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "nginx-error.log"]
-        subprocess.run([*self._command, "-t", "-q"], check=True)
-        self._process = subprocess.Popen([*self._command, "-g", "daemon off;"])
+        command: list[str | Path] = ["nginx", "-p", folder, "-c", folder / "nginx.conf"]
+        command += ["-e", folder / "nginx-error.log"]
+        subprocess.run([*command, "-t", "-q"], check=True)
+        self._process = subprocess.Popen([*command, "-g", "daemon off;"])
         wait_for(folder / "nginx.pid", self._process)
 
     def end(self) -> None:
@@ -88,8 +89,8 @@ class BootRig:
         self.way = Way(nodes_socket=folder / "nodes.sock")
         if nginx:
             self._begin_nginx(as_one, connections)
-            trusted = ssl.create_default_context(cafile=folder / "server.crt") if secure else None
-            self.way = Way(port=self.port, secure_port=self.secure_port, trusted=trusted)
+            certificate = folder / "server.crt" if secure else None
+            self.way = Way(port=self.port, secure_port=self.secure_port, certificate=certificate)
 
     def __enter__(self) -> BootRig:
         return self
