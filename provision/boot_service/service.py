@@ -71,7 +71,7 @@ class Service:
         self.leases, self.published, self.hands = leases, published, hands
         self.refusals = FloodGate(each=30, all_together=300)
         self.handouts = FloodGate(each=120, all_together=3000)
-        self.reports = FloodGate(each=240, all_together=6000)
+        self.reports = FloodGate(each=240, all_together=10**9)
         self.strangers = FloodGate(each=1, all_together=60)
         self.stopping = asyncio.Event()
         self.news = news or News()
