@@ -75,6 +75,9 @@ class ClassicApi:
         said = await body_of(request, MOST_REPORT)
         token = bearer(request) or ""
         phase, text, facts = read(lambda body: classic_report(body, token, registers=registers), said, permit)
+        named = self._service.store.rack.by_name(str(facts["hostname"]).partition(".")[0])
+        if named is not None and named.name != permit.node:
+            raise Refusal(403, f"{permit.node} calls itself {named.name}", permit)
         await self._installers.keep_report(request, permit, phase, text, facts)
         return JSONResponse({"success": True, "message": f"Node {permit.node}: {phase}"})
 

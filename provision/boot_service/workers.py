@@ -32,10 +32,12 @@ class Place:
 class _Worker:
     number: int
     ready: int  # a pipe's end: one byte comes when the worker serves
+    served: bool = False
 
     def serves(self) -> bool:
-        """Whether it has said that it serves; waits until it has, or has died."""
-        return os.read(self.ready, 1) != b""
+        """Whether it has ever said that it serves; waits until it has, or has died."""
+        self.served = self.served or os.read(self.ready, 1) != b""
+        return self.served
 
 
 class Workers:

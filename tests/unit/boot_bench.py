@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Asker:
 
     def __init__(self, app: ASGIApp, runner: asyncio.Runner, headers: dict[str, str]) -> None:
         self._app, self._runner, self._headers = app, runner, headers
+        self.parts_read = 0
 
     def request(
         self,
@@ -72,7 +74,7 @@ class Asker:
         content: bytes | Iterable[bytes] = b"",
         headers: dict[str, str] | None = None,
     ) -> Reply:
-        chunks = [content] if isinstance(content, bytes) else list(content)
+        chunks = [content] if isinstance(content, bytes) else content
         if json is not None:
             chunks, headers = [dumps(json).encode()], {"content-type": "application/json"} | (headers or {})
         return self._runner.run(self._put(method, url, chunks, self._headers | (headers or {})))
@@ -83,7 +85,7 @@ class Asker:
     def post(self, url: str, **other: Any) -> Reply:
         return self.request("POST", url, **other)
 
-    async def _put(self, method: str, url: str, chunks: list[bytes], headers: dict[str, str]) -> Reply:
+    async def _put(self, method: str, url: str, chunks: Iterable[bytes], headers: dict[str, str]) -> Reply:
         raw, _, query = url.partition("?")
         scope = {
             "type": "http",
@@ -97,11 +99,13 @@ class Asker:
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
         }
-        parts = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-        incoming = iter([*parts, {"type": "http.request", "body": b"", "more_body": False}])
+        parts = ({"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks)
+        incoming = chain(parts, [{"type": "http.request", "body": b"", "more_body": False}])
         sent: list[Any] = []
+        self.parts_read = 0
 
         async def receive() -> Any:
+            self.parts_read += 1
             return next(incoming)
 
         async def send(message: Any) -> None:
