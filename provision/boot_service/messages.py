@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cached_property
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
 
