@@ -69,11 +69,11 @@ class BootService:
         return 0
 
     def _service(self, store: Store, place: Place) -> Service:
-        published, leases = self._options.published, self._options.leases
+        options = self._options
         return Service(
             store,
-            leases=Leases(leases) if leases else None,
-            published=Published(published) if published else None,
+            leases=Leases(options.leases) if options.leases else None,
+            published=Published(options.published) if options.published else None,
             news=self._news.of(place.number),
             publishing=self._publishing,
         )

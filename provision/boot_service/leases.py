@@ -66,14 +66,22 @@ class Leases:
 
 def _read(path: Path) -> dict[str, _Lease]:
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        return _parse(path.read_text(errors="replace"))
     except OSError:
         return {}
+
+
+def _parse(text: str) -> dict[str, _Lease]:
     found: dict[str, _Lease] = {}
-    for line in lines:
+    for line in text.split("\n"):
         fields = line.split(" ")
         if fields[0] == "duid":
             break
-        if len(fields) == 5 and fields[0].isdecimal() and (mac := normal_mac(fields[1])):
+        if (
+            len(fields) == 5
+            and fields[0].isascii()
+            and fields[0].isdigit()
+            and (mac := normal_mac(fields[1]))
+        ):
             found[fields[2]] = _Lease(mac, float(fields[0]))
     return found

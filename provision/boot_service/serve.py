@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,11 @@ from starlette.types import ASGIApp
 
 from provision.boot_service.boot_log import keep_boot_scripts
 from provision.boot_service.dhcp import DhcpJournal
+from provision.boot_service.http_server import HttpServer
 from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.node_api import NodeApi
 from provision.boot_service.operator_api import OperatorApi
 from provision.boot_service.service import Service
-
-MOST_HEADER = 16 * 1024
-GOODBYE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +32,6 @@ class Sockets:
     nodes: socket.socket
     people: socket.socket | None = None
     nginx: socket.socket | None = None
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the process that runs it beside another."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none: all servers are stopped together."""
-        yield
 
 
 def listen(path: Path, mode: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
@@ -78,7 +67,7 @@ async def serve(
     Of all processes that serve one store the `keeper` alone follows the logs of dnsmasq and nginx and scrubs.
     """
     loop = asyncio.get_running_loop()
-    servers = [(_server(app), listener) for app, listener in _applications(service, sockets)]
+    servers = [(HttpServer(app), listener) for app, listener in _applications(service, sockets)]
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, service, [server for server, _ in servers])
     if parent is not None:
@@ -114,25 +103,6 @@ def _applications(service: Service, sockets: Sockets) -> list[tuple[ASGIApp, soc
         (OperatorApi(service).app(), sockets.operators),
         (NodeApi(service).app(), sockets.nodes),
     ]
-
-
-def _server(app: ASGIApp) -> _Server:
-    # No access log: the paths have tokens in them.
-    return _Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=MOST_HEADER,
-            limit_concurrency=1000,
-            timeout_graceful_shutdown=GOODBYE_SECONDS,
-        )
-    )
 
 
 def _stop(service: Service, servers: Sequence[uvicorn.Server]) -> None:

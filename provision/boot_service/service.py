@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service.flood import FloodGate
-from provision.boot_service.grouped import GroupCommit
+from provision.boot_service.grouped import GroupCommit, GroupRead
 from provision.boot_service.leases import Leases
 from provision.boot_service.news import News
 from provision.boot_service.published import Published
@@ -55,13 +55,16 @@ class Service:
         self.leases, self.published, self.hands = leases, published, hands
         self.refusals = FloodGate(each=30, all_together=300)
         self.handouts = FloodGate(each=120, all_together=3000)
-        self.reports = FloodGate(each=240, all_together=6000)
+        self.reports = FloodGate(each=240, all_together=10**9)
         self.strangers = FloodGate(each=1, all_together=60)
         self.stopping = asyncio.Event()
         self.news = news or News()
         self._publishing = publishing or Lock()
         self._unpublished: set[str] = set()
         self._group = GroupCommit(store.write_together, self.news.post)
+        self._by_report_token = GroupRead(store.permits_by_report_tokens)
+        self._by_answer_token = GroupRead(store.permits_by_answer_tokens)
+        self._current = GroupRead(store.current_permits)
         if published is not None:
             store.publish = self._publish
 
@@ -102,16 +105,15 @@ class Service:
 
     async def report_permit(self, token: str) -> Permit | None:
         """The permit whose node reports with this token, in any state."""
-        known = self.store.reporting(token)
-        return known or await asyncio.to_thread(self.store.permit_by_report_token, token)
+        return self.store.reporting(token) or await self._by_report_token.get(token)
 
     async def answer_permit(self, token: str) -> Permit | None:
         """The permit whose answer this token asks for, in any state."""
-        return await asyncio.to_thread(self.store.permit_by_answer_token, token)
+        return await self._by_answer_token.get(token)
 
     async def current_permit(self, node: str) -> Permit | None:
         """The node's one permit that was neither replaced nor revoked; it may be spent, done or expired."""
-        return await asyncio.to_thread(self.store.current_permit, node)
+        return await self._current.get(node)
 
     # The service's life
 
@@ -169,10 +171,11 @@ class Service:
             return
         rack, now = self.store.rack, self.clock()
         if RACK in names:
-            self.published.refresh_all(rack, self.store.current_permits(), now)
+            self.published.refresh_all(rack, self.store.current_permits().values(), now)
             return
+        permits = self.store.current_permits(names)
         for node in filter(None, map(rack.by_name, names)):
-            self.published.refresh(node, self.store.current_permit(node.name), now)
+            self.published.refresh(node, permits.get(node.name), now)
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:
