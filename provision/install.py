@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from provision import server as server_step
 from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
-from provision.handed import Permit, handed
+from provision.handed import PHASES, Permit, deadline_of, deadlines, handed
 from provision.inventory import Lab, Node
 from provision.journal import Event
-from provision.phases import PHASES, deadline_of, deadlines_of
 from provision.run import Done, Run
 from provision.spans import at_work
 from provision.together import together
@@ -71,7 +70,7 @@ class Permits:
         return any(event.node == name and event.seq > start.seq and event.kind in PHASES for event in events)
 
     def _permit(self, node: Node) -> Permit:
-        patience = sum(deadlines_of(self._lab).values())
+        patience = sum(deadlines(self._lab).values())
         token = secrets.token_urlsafe
         return Permit(
             node=node, run=self._run.id, expires=time.time() + patience, answer_token=token(24),
@@ -88,7 +87,7 @@ class Permits:
             "hook_token_sha256": _sha256(permit.hook_token),
             "expires": permit.expires,
             "nonce": permit.nonce,
-            "deadlines": deadlines_of(self._lab),
+            "deadlines": deadlines(self._lab),
             **handed(self._lab, permit, certificate),
         }
 

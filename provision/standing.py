@@ -9,9 +9,8 @@ from passlib.hash import sha512_crypt
 
 from provision.boot_service.messages import StandingOrder
 from provision.certificate import Certificate
-from provision.handed import Permit, handed
+from provision.handed import Permit, deadlines, handed
 from provision.inventory import Lab, Node
-from provision.phases import deadlines_of
 
 RUN, ANSWER_TOKEN, REPORT_TOKEN = "@RUN@", "@ANSWER_TOKEN@", "@REPORT_TOKEN@"
 HOOK_TOKEN, NONCE = "@HOOK_TOKEN@", "@NONCE@"
@@ -24,9 +23,9 @@ def standing_order(lab: Lab, node: Node, certificate: Certificate) -> StandingOr
     Raises SecretMissing when the node's root password is not there.
     """
     permit = Permit(node, RUN, 0.0, ANSWER_TOKEN, REPORT_TOKEN, HOOK_TOKEN, NONCE)
-    deadlines = deadlines_of(lab)
+    allowed = deadlines(lab)
     order = {name: _steady(lab, node, text) for name, text in handed(lab, permit, certificate).items()}
-    return StandingOrder.model_validate({"patience": sum(deadlines.values()), "deadlines": deadlines} | order)
+    return StandingOrder.model_validate({"patience": sum(allowed.values()), "deadlines": allowed} | order)
 
 
 def _steady(lab: Lab, node: Node, text: object) -> object:
