@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args(arguments).runs
-    print(f"{_machine()}; {runs} runs, minimum / median / maximum\n")
+    print(f"{machine()}; {runs} runs, minimum / median / maximum\n")
     provisions = [_timed("./bootstrap", "pytest", "-m", "provision") for _ in range(runs)]
     _print("provision, four nodes, images cached", [seconds for seconds, _ in provisions], "s")
     own = [100 * (1 - told["machines_at_work"] / seconds) for seconds, told in provisions]
@@ -62,7 +62,8 @@ def _print(what: str, values: Sequence[float], unit: str) -> None:
     print(f"{what:<40} {low:8.2f} / {middle:8.2f} / {high:8.2f} {unit}", flush=True)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What figures depend on: cores, memory, kernel, Python."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = f"Linux {platform.release()}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {memory:.0f} GiB, {system}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
+from provision.certificate import CERTIFICATE
 from provision.inventory import Lab, Node
 from provision.journal import Evidence
-from provision.server_plan import TFTP_ROOT, service_url
+from provision.server_plan import TFTP_ROOT, secure_url, service_url
 
 pytestmark = pytest.mark.step("server")
 
@@ -30,13 +31,14 @@ def test_boot_file_by_tftp(server_host: Host, lab: Lab) -> None:
     assert server_host.check_output(f"{fetched} | md5sum").split()[0] == built
 
 
-@pytest.mark.parametrize("file", ["vmlinuz", "initrd.img", "proxmox.iso"])
+@pytest.mark.parametrize("file", ["vmlinuz", "initrd.img", "iso"])
 def test_install_medium_is_whole(server_host: Host, lab: Lab, evidence: Evidence, file: str) -> None:
     """HTTP hands out each file of the install media, as large as the one that was brought here."""
     for system in lab.media:
-        brought = evidence.facts["media"][system][file]
-        headers = server_host.check_output(f"curl -fsSI {service_url(lab)}/media/{system}/{file}")
-        assert f"content-length: {brought}\n" in headers.lower().replace("\r", "")
+        brought = evidence.facts["media"][system]
+        name = next(name for name in brought if name.endswith(file))
+        headers = server_host.check_output(f"curl -fsSI {service_url(lab)}/media/{system}/{name}")
+        assert f"content-length: {brought[name]}\n" in headers.lower().replace("\r", "")
 
 
 def test_boot_script_of_node(server_host: Host, lab: Lab, node: Node) -> None:
@@ -54,9 +56,9 @@ def test_stranger_gets_no_boot_script(server_host: Host, lab: Lab) -> None:
 
 def test_stranger_gets_no_answer(server_host: Host, lab: Lab) -> None:
     """A made-up path is refused, and not a byte of an answer comes with it."""
-    url = f"{service_url(lab)}/answer/made-up-by-a-check"
-    body = server_host.check_output("curl -sS -X POST -H 'Content-Type: application/json' -d %s %s",
-                                    QUESTION % STRANGER, url)  # fmt: skip
+    url = f"--cacert {CERTIFICATE} {secure_url(lab)}/answer/made-up-by-a-check"
+    body = server_host.check_output("curl -sS -X POST -H 'Content-Type: application/json' -d %s " + url,
+                                    QUESTION % STRANGER)  # fmt: skip
     assert "root-password" not in body
     assert _status(server_host, f"-X POST -H 'Content-Type: application/json' -d '{{}}' {url}") in (
         "403",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
+from provision.certificate import KEY, SHOW, Certificate
 from provision.inventory import Lab
+from provision.journal import Evidence
 
 pytestmark = pytest.mark.step("server")
 
@@ -16,6 +18,7 @@ PORTS = (
     ("udp", 67, "DHCP"),
     ("udp", 69, "TFTP"),
     ("tcp", 80, "HTTP"),
+    ("tcp", 443, "HTTPS"),
 )
 
 
@@ -41,6 +44,17 @@ def test_listens(server_host: Host, lab: Lab, protocol: str, port: int, what: st
     addresses = {line.split()[3].rpartition(":")[0].partition("%")[0] for line in listening.splitlines()}
     everywhere = {"0.0.0.0", "*"}  # noqa: S104 (as ss writes it)
     assert addresses & {str(lab.server.address), *everywhere}, f"{what} listens on {addresses or 'nothing'}"
+
+
+def test_shows_the_pinned_certificate(server_host: Host, lab: Lab, evidence: Evidence) -> None:
+    """HTTPS shows the certificate whose fingerprint nodes and people were told."""
+    shown = server_host.check_output(SHOW.format(address=f"{lab.server.address}:443"))
+    assert Certificate(shown).fingerprint == evidence.facts["certificate"]["fingerprint"]
+
+
+def test_key_is_roots_alone(server_host: Host) -> None:
+    """Nobody but root can read the certificate's key."""
+    assert server_host.check_output(f"stat -c '%a %U' {KEY}") == "600 root"
 
 
 def test_forwards_ipv4(server_host: Host) -> None:

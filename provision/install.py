@@ -7,17 +7,15 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from provision import server as server_step
+from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
-from provision.inventory import MANAGEMENT, Lab, Network, Node
+from provision.handed import Permit, handed
+from provision.inventory import Lab, Node
 from provision.journal import Event
-from provision.render import render
 from provision.run import Done, Run
-from provision.secrets import hash_password
 from provision.spans import at_work
 from provision.together import together
 from provision.wait import Deadline, NotYet, Patience
@@ -33,9 +31,6 @@ PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registere
 INSTALL_FILE = "/etc/rackproof/install.json"
 """Where first boot leaves which install this is."""
 
-DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
-"""udev's words for a lab file's ways to name a disk."""
-
 LIKELY = {
     "dhcp": "its network boot is off, its cable is out, or its switch port wakes up too slowly",
     "boot-script": "it cannot fetch or run the boot file: BIOS mode, Secure Boot, or no iPXE for its NIC",
@@ -47,18 +42,6 @@ LIKELY = {
 """What it usually is when a node stays before a phase."""
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """The leave for one install of one node: two secret paths, and the nonce that will prove it."""
-
-    node: Node
-    run: str
-    expires: float
-    answer_token: str
-    report_token: str
-    nonce: str
-
-
 class Permits:
     """Gives proved nodes their leave, and takes back what is not spent."""
 
@@ -67,15 +50,17 @@ class Permits:
 
     def grant(self, nodes: Iterable[Node]) -> None:
         """Let these nodes install, once, in this run; their old leaves end."""
+        certificate = recalled(self._run.recall("server"))
         permits = [self._permit(node) for node in nodes]
         self._run.undo_later("permits revoked", self.revoke)
         for permit in permits:
-            self._service.grant(**self._order(permit))
+            self._service.grant(**self._order(permit, certificate))
             self._run.say(
                 "permitted", "may install once", step="power", node=permit.node.name, nonce=permit.nonce
             )
-        tokens = {permit.node.name: permit.answer_token for permit in permits}
-        server_step.arm(self._lab, self._server, tokens)
+        # Ubuntu's installer finds its seed by its boot script.
+        tokens = {permit.node.name: permit.answer_token for permit in permits if permit.node.is_proxmox}
+        server_step.arm(self._lab, self._server, tokens, certificate.fingerprint)
 
     def revoke(self) -> None:
         """Take back every leave of this run that is not spent, and the paths that led to it."""
@@ -90,66 +75,24 @@ class Permits:
     def _permit(self, node: Node) -> Permit:
         patience = sum(deadline_of(self._lab, phase) for phase in PHASES)
         token = secrets.token_urlsafe
-        return Permit(node, self._run.id, time.time() + patience, token(24), token(24), secrets.token_hex(16))
+        return Permit(
+            node=node, run=self._run.id, expires=time.time() + patience, answer_token=token(24),
+            report_token=token(24), hook_token=token(24), nonce=secrets.token_hex(16),
+        )  # fmt: skip
 
-    def _order(self, permit: Permit) -> dict[str, Any]:
+    def _order(self, permit: Permit, certificate: Certificate) -> dict[str, Any]:
         return {
             "run": permit.run,
             "lab": self._lab.name,
             "node": permit.node.name,
             "answer_token_sha256": _sha256(permit.answer_token),
             "report_token_sha256": _sha256(permit.report_token),
+            "hook_token_sha256": _sha256(permit.hook_token),
             "expires": permit.expires,
-            "boot_script": boot_script(self._lab, permit),
-            "answer": answer(self._lab, permit),
-            "first_boot": first_boot(self._lab, permit),
+            "nonce": permit.nonce,
+            "deadlines": {phase: deadline_of(self._lab, phase) for phase in PHASES},
+            **handed(self._lab, permit, certificate),
         }
-
-
-def boot_script(lab: Lab, permit: Permit) -> str:
-    """The iPXE script that starts the installer of the node's operating system."""
-    media = f"{server_step.service_url(lab)}/media/{permit.node.os}"
-    return render("install-proxmox.ipxe.j2", node=permit.node, run=permit.run, media=media)
-
-
-def answer(lab: Lab, permit: Permit) -> str:
-    """The installer's answer file, TOML; the root password only as its hash."""
-    node, network, url = permit.node, lab.management, server_step.service_url(lab)
-    return render(
-        "answer.toml.j2",
-        node=node,
-        run=permit.run,
-        root_password_hash=hash_password(node.root_password.reveal()),
-        cidr=_with_prefix(node.management, network),
-        gateway=str(network.gateway or lab.server.address),
-        dns=str(network.dns[0] if network.dns else lab.server.address),
-        nic_glob="*" + node.mac.replace(":", ""),
-        disk_filter=disk_filter(node),
-        installed_url=f"{url}/installed/{permit.report_token}",
-        first_boot_url=f"{url}/first-boot/{permit.report_token}",
-    )
-
-
-def disk_filter(node: Node) -> dict[str, str]:
-    """The one udev property that names the node's disk, empty when it goes by device name."""
-    return {key: glob for word, key in DISK_KEYS.items() if (glob := getattr(node.disk, word))}
-
-
-def first_boot(lab: Lab, permit: Permit) -> str:
-    """The script of the node's first boot: networks, clock, nonce, registration."""
-    networks = [_interface(lab, permit.node, name) for name in permit.node.addresses]
-    for place, network in enumerate(networks, start=1):
-        network["nic"] = f"${{nic_{place}}}"
-    return render(
-        "first-boot.sh.j2",
-        node=permit.node,
-        run=permit.run,
-        nonce=permit.nonce,
-        server=lab.server.address,
-        networks=networks,
-        interfaces=render("interfaces.j2", networks=networks).rstrip("\n"),
-        report_url=f"{server_step.service_url(lab)}/report/{permit.report_token}",
-    )
 
 
 def follow(lab: Lab, run: Run, machines: Machines, nodes: Sequence[str] | None = None) -> Done:
@@ -210,8 +153,7 @@ def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> E
     def probe() -> Event | NotYet:
         events = [event for event in run.events if event.node == name and event.seq > after]
         _raise_if_failed(name, events)
-        reached = next((event for event in events if event.kind == phase), None)
-        return reached or NotYet(
+        return _reached(phase, events) or NotYet(
             f"{events[-1].kind}: {events[-1].text}" if events else "nothing since the reset"
         )
 
@@ -221,6 +163,13 @@ def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> E
         raise GaveUp(
             error.message, node=name, last_seen=error.last_seen, likely=_likely(run, name, phase)
         ) from None
+
+
+def _reached(phase: str, events: Sequence[Event]) -> Event | None:
+    """The event of this phase, else the first of a later one: in a flood, news may be lost."""
+    later = PHASES[PHASES.index(phase) :]
+    own = (event for event in events if event.kind == phase)
+    return next(own, None) or next((event for event in events if event.kind in later), None)
 
 
 def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
@@ -247,23 +196,6 @@ def _read_back(machines: Machines, name: str, host_keys: Sequence[str]) -> dict[
 
     install = Patience(60).until("SSH by the host keys that the installer reported", probe, node=name)
     return {"nonce_read": install.get("nonce", ""), "first_boot": install.get("first_boot", 0)}
-
-
-def _interface(lab: Lab, node: Node, name: str) -> dict[str, Any]:
-    network, address = lab.networks[name], node.addresses[name]
-    return {
-        "name": node.nics[name],
-        "mac": node.mac if name == MANAGEMENT else node.macs.get(name, ""),
-        "bridge": network.bridge,
-        "mtu": network.mtu,
-        "address": _with_prefix(address, network),
-        "broadcast": str(network.cidr.broadcast_address),
-        "gateway": str(network.gateway) if network.gateway else None,
-    }
-
-
-def _with_prefix(address: IPv4Address, network: Network) -> str:
-    return f"{address}/{network.cidr.prefixlen}"
 
 
 def _sha256(token: str) -> str:

@@ -8,13 +8,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATES = Path(__file__).parents[1] / "boot_templates"
 
-# iPXE splits a line at blanks, expands ${…}, ends it at # and has no quotes to keep it from doing so.
-IPXE = re.compile(r"[A-Za-z0-9._~:/?&=,@%+\-\[\]]+")
+# iPXE splits a line at blanks, expands ${…}, ends it at a word that begins with # and has no quotes to keep
+# it from doing so; a word that is || or && or ; alone ends the command.
+IPXE = re.compile(r"(?!&&$)[A-Za-z0-9._~:/?&=,@%+\-\[\]]+")
+# Inside a word ; is a character like any other, to iPXE and to the kernel: ds=nocloud;s=http://…
+IPXE_ARGUMENT = re.compile(r"(?![;&])[A-Za-z0-9._~:/?&=,@%+;\-\[\]]+")
+# GRUB ends commands at ; and expands $, unless the word stands in single quotes; the kernel would see
+# a backslash before each quote, so there is none in it.
+GRUB = re.compile(r"[A-Za-z0-9._~:/?&=,@%+;()\-\[\]]+")
 # What stands for itself in dnsmasq.conf, nginx.conf, nft and systemd units, quoted or not.
 WORD = re.compile(r"[A-Za-z0-9._:/-]+")
 
@@ -24,14 +29,19 @@ def sh(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def toml(value: object) -> str:
-    """A TOML literal of a string, number, boolean or a list of them."""
-    return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")
-
-
 def ipxe(value: object) -> str:
     """One word of an iPXE script; ValueError for what iPXE cannot write."""
     return _only(IPXE, value, "an iPXE script")
+
+
+def ipxe_argument(value: object) -> str:
+    """One word of a kernel command line in an iPXE script; like `ipxe`, and it may hold ; inside."""
+    return _only(IPXE_ARGUMENT, value, "an iPXE script")
+
+
+def grub(value: object) -> str:
+    """One quoted word of a GRUB script; ValueError for what GRUB does not hand on unchanged."""
+    return f"'{_only(GRUB, value, 'a GRUB script')}'"
 
 
 def word(value: object) -> str:
@@ -49,7 +59,9 @@ def _environment(folder: Path) -> Environment:
     # HTML escaping would be the wrong one: each template escapes for its own language by a filter.
     environment = Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=False,  # noqa: S701
                               trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
-    environment.filters |= {"sh": sh, "toml": toml, "ipxe": ipxe, "word": word}
+    environment.filters |= {
+        "sh": sh, "ipxe": ipxe, "ipxe_argument": ipxe_argument, "grub": grub, "word": word,
+    }  # fmt: skip
     return environment
 
 

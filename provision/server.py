@@ -17,12 +17,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from provision import boot_scripts, certificate
 from provision.boot_service.client import BootService
 from provision.boot_service.messages import RackNode
+from provision.certificate import Certificate
 from provision.errors import LabError
-from provision.inventory import InstallMedia, Lab
+from provision.inventory import InstallMedia, Lab, Node
 from provision.remote import Remote, Result, tail
-from provision.render import render
 from provision.run import Done, Run
 from provision.server_facts import STATE, Facts, Unit, gather
 from provision.server_plan import (
@@ -35,6 +36,7 @@ from provision.server_plan import (
     UNIT_NAMES,
     File,
     Part,
+    medium,
     options,
     parts,
     paths,
@@ -48,7 +50,7 @@ __all__ = ["NODES_SOCKET", "OPERATOR_SOCKET", "arm", "configure", "disarm", "put
 
 OLD = f"{STATE}/old"
 UPLOAD = 1800.0
-SOCKETS = (("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 69), ("tcp", 80))
+SOCKETS = (("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 69), ("tcp", 80), ("tcp", 443))
 UNPACK = """set -eu
 state=$1; rm -rf "$state/new"; mkdir -p "$state/applied" "$state/new"; chmod 700 "$state"
 cat >"$state/new.tar"; [ "$(sha256sum <"$state/new.tar")" = "$2  -" ]
@@ -98,26 +100,27 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
         "Python packages": _install_python_packages(server, facts, lab.deadlines.server),
         **{f"media {name}": _upload(server, name, media) for name, media in lab.media.items()},
     }
+    shown, prepared["certificate"] = certificate.ensure(lab, server)
     if any(prepared.values()):
         facts = gather(server, paths(), UNIT_NAMES)
-    wanted = parts(lab, facts)
+    wanted = parts(lab, facts, shown)
     changing = [part for part in wanted if not part.stands(facts)]
     put(server, changing, facts, run)
     done = {**prepared, **{part.name: part in changing for part in wanted}}
-    done["nodes of the boot service"] = _make_known(lab, server)
+    done |= _make_known(lab, server)
     return Done(
         changed=[name for name, changed in done.items() if changed],
         unchanged=[name for name, changed in done.items() if not changed],
-        facts=_read_back(lab, server, facts if not changing else None),
+        facts=_read_back(lab, server, shown, facts if not changing else None),
     )
 
 
-def arm(lab: Lab, server: Remote, tokens: Mapping[str, str]) -> None:
-    """Tell the nodes named in `tokens`, and no other, by DHCP option 250 where their answer is.
+def arm(lab: Lab, server: Remote, tokens: Mapping[str, str], fingerprint: str = "") -> None:
+    """Tell the nodes named in `tokens`, and no other, by DHCP where their answer is and whom to trust there.
 
     Raises LabError when dnsmasq does not run on.
     """
-    file = options(lab, tokens)
+    file = options(lab, tokens, fingerprint)
     if server.write(file.path, file.content, mode=file.mode, owner=file.owner):
         result = server.run("systemctl reload dnsmasq && systemctl is-active dnsmasq")
         if result.rc != 0:
@@ -187,7 +190,7 @@ def _install_python_packages(server: Remote, facts: Facts, timeout: float) -> bo
 def _upload(server: Remote, name: str, media: InstallMedia) -> bool:
     """Bring the installer's files to the server; True when one was sent."""
     folder = f"{HTTP_ROOT}/{name}"
-    files = _files_of(media)
+    files = _files_of(name, media)
     there = server.run(f"cd {folder} && stat -c '%n %s %Y' -- *").stdout.splitlines()
     # As rsync does: the same size and time are the same file. A digest of an ISO takes seconds.
     differ = {to: file for to, file in files.items() if _line(to, file) not in there}
@@ -299,7 +302,7 @@ def _listens(facts: Facts, socket: tuple[str, int], address: IPv4Address) -> boo
     return not {f"{kind} {address}:{port}", f"{kind} 0.0.0.0:{port}"}.isdisjoint(facts.listening)
 
 
-def _read_back(lab: Lab, server: Remote, known: Facts | None) -> dict[str, Any]:
+def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None) -> dict[str, Any]:
     facts = known or gather(server, paths(), UNIT_NAMES)
     address = lab.server.address
     silent = [socket for socket in SOCKETS if not _listens(facts, socket, address)]
@@ -307,43 +310,73 @@ def _read_back(lab: Lab, server: Remote, known: Facts | None) -> dict[str, Any]:
         wanted = ", ".join(f"{kind} {address}:{port}" for kind, port in silent)
         message = f"nothing listens on {wanted}"
         raise LabError(message, node=server.name, last_seen=f"listening: {', '.join(facts.listening)}")
+    certificate.read_back(lab, server, shown)
     return {
         "system": facts.system,
         "address": str(address),
         "versions": dict(facts.versions),
         "services": {name: unit.active for name, unit in facts.units.items()},
         "listening": list(facts.listening),
+        "certificate": shown.facts,
         "media": _media(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }
 
 
-def _make_known(lab: Lab, server: Remote) -> bool:
-    """Tell the boot service which nodes there are: whoever has no leave to install boots from its disk."""
-    nodes = [
-        RackNode(
-            name=node.name,
-            macs=tuple(sorted(node.all_macs)),
-            address=node.management,
-            boot_script=render("local.ipxe.j2", node=node),
-        )
-        for node in lab.nodes.values()
-    ]
+def _make_known(lab: Lab, server: Remote) -> dict[str, bool]:
+    """Tell the boot service which nodes and people there are; whoever has no leave boots from its disk.
+
+    Returns what of it was new to the service.
+    """
     consoles = [node.bmc.mac for node in lab.nodes.values() if node.bmc.mac]
+    nodes = [_rack_node(lab, node) for node in lab.nodes.values()]
+    isos = [_sha256(f"{name}:{secret.reveal()}") for name, secret in lab.server.iso_tokens.items()]
     with server.forward_socket(OPERATOR_SOCKET) as socket, at_work(server.name):
-        return BootService(socket).put_rack(lab.name, nodes, consoles)
+        service = BootService(socket)
+        return {
+            "nodes of the boot service": service.put_rack(
+                lab.name, nodes, consoles, iso_tokens_sha256=isos, classic=lab.classic
+            ),
+            "accounts of the boot service": service.put_accounts(_accounts(lab)),
+        }
+
+
+def _rack_node(lab: Lab, node: Node) -> RackNode:
+    ipxe, grub = boot_scripts.local(node)
+    rescue = boot_scripts.rescue(lab, node) if node.os in lab.media else None
+    return RackNode(
+        name=node.name,
+        macs=tuple(sorted(node.all_macs)),
+        address=node.management,
+        boot_script=ipxe,
+        grub_script=grub,
+        rescue_script=rescue and rescue.ipxe(lab),
+        rescue_grub=rescue and rescue.grub(lab),
+    )
+
+
+def _accounts(lab: Lab) -> list[dict[str, str]]:
+    return [
+        {"name": name, "role": person.role, person.proof: person.secret.reveal()}
+        for name, person in lab.people.items()
+    ]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _media(lab: Lab) -> dict[str, dict[str, int]]:
     """Bytes of each file of the install media, by operating system."""
     return {
-        system: {name: file.stat().st_size for name, file in _files_of(media).items()}
+        system: {name: file.stat().st_size for name, file in _files_of(system, media).items()}
         for system, media in lab.media.items()
     }
 
 
-def _files_of(media: InstallMedia) -> dict[str, Path]:
-    return {"vmlinuz": media.vmlinuz, "initrd.img": media.initrd, "proxmox.iso": media.iso}
+def _files_of(system: str, media: InstallMedia) -> dict[str, Path]:
+    names = medium(system)
+    return {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
 
 
 def _script(script: str, *arguments: str) -> str:

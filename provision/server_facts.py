@@ -21,6 +21,7 @@ NEEDED = {
     "ipxe": "/usr/lib/ipxe/snponly.efi",
     "python3": "/usr/bin/python3",
     "curl": "/usr/bin/curl",
+    "openssl": "/usr/bin/openssl",
     "bind9-dnsutils": "/usr/bin/dig",
 }
 PROGRAMS = ("dnsmasq-base", "nginx", "nftables", "chrony", "ipxe", "python3")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.certificate import CERTIFICATE, KEY, Certificate
 from provision.inventory import Lab
 from provision.render import render
 from provision.server_facts import STATE, Facts, Unit
@@ -22,8 +23,20 @@ SOURCE = "/opt/rackproof/src"
 PACKAGES = "/opt/rackproof/lib"
 OPERATOR_SOCKET = "/run/rackproof/operator.sock"
 NODES_SOCKET = "/run/rackproof/nodes.sock"
+PEOPLE_SOCKET = "/run/rackproof/people.sock"
+NGINX_SOCKET = "/run/rackproof/nginx.sock"
+HANDS_SOCKET = "/run/rackproof-hands/hands.sock"
+PUBLISHED = "/run/rackproof/published"
+LEASES = "/var/lib/misc/dnsmasq.leases"
 LEDGER = "/var/lib/rackproof-boot/ledger.sqlite"
 LEASE = "1h"
+
+BOOT_SERVICE_OPTIONS = (
+    ("--ledger", LEDGER),
+    ("--operator-socket", OPERATOR_SOCKET),
+    ("--nodes-socket", NODES_SOCKET),
+)
+"""How the unit starts the boot service, beside --dhcp-journal."""
 
 DNSMASQ_CONF = "/etc/dnsmasq.d/rackproof.conf"
 NGINX_CONF = "/etc/nginx/conf.d/rackproof.conf"
@@ -33,6 +46,7 @@ CHRONY_CONF = "/etc/chrony/conf.d/rackproof.conf"
 UNITS = "/etc/systemd/system"
 
 PROVISION = Path(__file__).parent
+PAGES = PROVISION / "boot_service" / "pages"
 REQUIREMENTS = PROVISION / "boot_service" / "requirements.txt"
 
 
@@ -93,9 +107,25 @@ class Part:
         )
 
 
-def parts(lab: Lab, facts: Facts) -> tuple[Part, ...]:
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """How the files of an installer are called below /media/SYSTEM/."""
+
+    vmlinuz: str = "vmlinuz"
+    initrd: str = "initrd.img"
+    iso: str = "proxmox.iso"
+
+
+def medium(system: str) -> Medium:
+    """The file names of an operating system's installer; Proxmox's looks for its ISO by this very name."""
+    return Medium() if system.startswith("proxmox") else Medium(iso="ubuntu.iso")
+
+
+def parts(lab: Lab, facts: Facts, certificate: Certificate) -> tuple[Part, ...]:
     """All parts; their units do not need one another to start."""
-    return (_nat(lab, facts), _clock(lab), _boot_service(lab), _nginx(lab), _dnsmasq(lab, facts))
+    return (
+        _nat(lab, facts), _clock(lab), _boot_service(lab), _nginx(lab, certificate), _dnsmasq(lab, facts),
+    )  # fmt: skip
 
 
 def paths() -> tuple[str, ...]:
@@ -109,14 +139,23 @@ UNIT_NAMES = ("rackproof-nftables", "chrony", "rackproof-boot-service", "nginx",
 
 
 def service_url(lab: Lab) -> str:
-    """Where nodes reach the boot service and the media, without a slash at the end."""
+    """Where firmware finds boot scripts and media, which speaks no TLS; without a slash at the end."""
     return f"http://{lab.server.address}"
 
 
-def options(lab: Lab, tokens: Mapping[str, str]) -> File:
-    """The DHCP options of the nodes with a permit; readable by dnsmasq alone, for it holds their tokens."""
-    answers = {lab.nodes[name].name: f"{service_url(lab)}/answer/{token}" for name, token in tokens.items()}
-    return _rendered(OPTIONS_FILE, "dhcp-options.j2", mode=0o400, owner="dnsmasq:root", answers=answers)
+def secure_url(lab: Lab) -> str:
+    """Where all else reaches the boot service, which shows the pinned certificate there."""
+    return f"https://{lab.server.address}"
+
+
+def options(lab: Lab, tokens: Mapping[str, str], fingerprint: str = "") -> File:
+    """The DHCP options of the nodes with a permit: where its answer is, and the server certificate's SHA-256.
+
+    Readable by dnsmasq alone, for it holds their tokens.
+    """
+    answers = {lab.nodes[name].name: f"{secure_url(lab)}/answer/{token}" for name, token in tokens.items()}
+    return _rendered(OPTIONS_FILE, "dhcp-options.j2", mode=0o400, owner="dnsmasq:root", answers=answers,
+                     fingerprint=fingerprint)  # fmt: skip
 
 
 def requirements_digest() -> str:
@@ -126,8 +165,11 @@ def requirements_digest() -> str:
 
 @functools.cache
 def source_files() -> Mapping[str, Path]:
-    """What the boot service runs of this project: server path to file, found by following its imports."""
-    found: dict[str, Path] = {}
+    """What the boot service runs of this project: server path to file, found by following its imports.
+
+    The pages' templates and static files are no imports; they are taken as they lie.
+    """
+    found = {f"{SOURCE}/{file.relative_to(PROVISION.parent)}": file for file in _page_files()}
     todo = ["provision.boot_service.__main__"]
     while todo:
         file = _module_file(todo.pop())
@@ -138,6 +180,10 @@ def source_files() -> Mapping[str, Path]:
     return dict(sorted(found.items()))
 
 
+def _page_files() -> Iterator[Path]:
+    return (file for file in PAGES.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc"))
+
+
 def _dnsmasq(lab: Lab, facts: Facts) -> Part:
     network, address = lab.management, lab.server.address
     config = _rendered(
@@ -145,6 +191,7 @@ def _dnsmasq(lab: Lab, facts: Facts) -> Part:
         nodes=lab.nodes.values(), hosts=list(_reservations(lab)), records=list(_records(lab)),
         router=network.gateway or (address if lab.server.wan else None), dns=network.dns or (address,),
         resolvers=facts.resolvers, options_file=OPTIONS_FILE, tftp_root=TFTP_ROOT, lease=LEASE,
+        leases=LEASES,
     )  # fmt: skip
     return Part(
         name="dnsmasq",
@@ -154,10 +201,11 @@ def _dnsmasq(lab: Lab, facts: Facts) -> Part:
     )
 
 
-def _nginx(lab: Lab) -> Part:
+def _nginx(lab: Lab, certificate: Certificate) -> Part:
     config = _rendered(
         NGINX_CONF, "nginx.conf.j2", lab=lab, address=lab.server.address, http_root=HTTP_ROOT,
-        nodes_socket=NODES_SOCKET,
+        nodes_socket=NODES_SOCKET, people_socket=PEOPLE_SOCKET, nginx_socket=NGINX_SOCKET,
+        published=PUBLISHED, key=KEY, certificate=CERTIFICATE, fingerprint=certificate.fingerprint,
     )  # fmt: skip
     alone = f"{STAGED}/nginx.conf"
     whole = f"error_log stderr; pid {STAGED}/nginx.pid; events {{}} http {{ include {STAGED}{NGINX_CONF}; }}"
@@ -203,9 +251,8 @@ def _clock(lab: Lab) -> Part:
 def _boot_service(lab: Lab) -> Part:
     unit = "rackproof-boot-service"
     service = _rendered(
-        f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, ledger=LEDGER, source=SOURCE,
-        packages=PACKAGES, operator_socket=OPERATOR_SOCKET, nodes_socket=NODES_SOCKET,
-        requirements=requirements_digest(),
+        f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, options=BOOT_SERVICE_OPTIONS,
+        source=SOURCE, packages=PACKAGES, requirements=requirements_digest(),
     )  # fmt: skip
     source = [File(path, file.read_bytes()) for path, file in source_files().items()]
     trial = f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={STAGED}{SOURCE}:{PACKAGES}"

@@ -31,7 +31,9 @@ class PostgresqlServer:
         if root:
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
-        self._run("initdb", "--auth=trust", f"--username={USER}", "--no-sync", "--encoding=UTF8", "--locale=C")
+        self._run(
+            "initdb", "--auth=trust", f"--username={USER}", "--no-sync", "--encoding=UTF8", "--locale=C"
+        )
         settings = (*SETTINGS, f"unix_socket_directories={folder}")
         options = " ".join(f"-c {setting}" for setting in settings)
         self._run("pg_ctl", "start", "--wait", f"--log={folder}/log", f"--options={options}")
@@ -39,7 +41,9 @@ class PostgresqlServer:
     def database(self) -> str:
         """The URL of a new, empty database."""
         name = f"ledger{next(self._numbers)}"
-        with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            host=str(self.folder), user=USER, dbname="postgres", autocommit=True
+        ) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
@@ -69,7 +73,9 @@ def postgresql() -> Iterator[PostgresqlServer]:
     """A server for all tests of the session; skips without Debian's package."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
-        pytest.skip("needs /usr/lib/postgresql/*/bin/postgres of Debian's postgresql; ./bootstrap installs it")
+        pytest.skip(
+            "needs /usr/lib/postgresql/*/bin/postgres of Debian's postgresql; ./bootstrap installs it"
+        )
     # Not below pytest's own folder, which only its owner may enter.
     folder = Path(tempfile.mkdtemp(prefix="rackproof-postgresql-", dir="/tmp"))
     try:

@@ -91,6 +91,7 @@ def _status(given: argparse.Namespace) -> int:
     places, plan = _standing(given)
     print(f"rack {places.instance}, lab {plan.lab}, in {places.rack}")
     print(status.table(status.rows(places, plan)))
+    print(status.dashboard(places, plan))
     return 0
 
 

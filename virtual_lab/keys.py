@@ -7,7 +7,7 @@ import ipaddress
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import bcrypt
@@ -29,14 +29,18 @@ class MadeUp:
     bmc_user: str
     bmc_password: str
     root_password: str
+    viewer_password: str
+    operator_password: str
+    iso_token: str
 
 
 def made_up(path: Path) -> MadeUp:
-    """This rack's own secrets, made the first time."""
-    if path.exists():
-        return MadeUp(**json.loads(path.read_text()))
-    made = MadeUp("ADMIN", secrets.token_urlsafe(12), secrets.token_urlsafe(12))
-    write_private(path, json.dumps(asdict(made)).encode())
+    """This rack's own secrets, each made the first time that it is asked for."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    new = {field.name: secrets.token_urlsafe(12) for field in fields(MadeUp)} | {"bmc_user": "ADMIN"}
+    made = MadeUp(**{**new, **kept})
+    if asdict(made) != kept:
+        write_private(path, json.dumps(asdict(made), indent=1).encode())
     return made
 
 

@@ -73,6 +73,11 @@ class Places:
         return self.rack / "ca.pem"
 
     @property
+    def made_up_secrets(self) -> Path:
+        """The secrets that the rack makes up, for root's eyes: JSON of keys.MadeUp."""
+        return self.rack / "made-up-secrets.json"
+
+    @property
     def ssh_key(self) -> Path:
         """The private key that the server and the nodes let in; its public key is beside it."""
         return self.rack / "ssh_key"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provision.inventory.models import Bmc, Deadlines, Image, InstallMedia, Lab, Node, Server, Template
+from provision.inventory.models import (
+    Bmc,
+    Deadlines,
+    Image,
+    InstallMedia,
+    Lab,
+    Node,
+    Person,
+    Server,
+    Template,
+)
 from provision.inventory.secret import Secret, SecretMissing
 from virtual_lab import internet, keys, media
 from virtual_lab.places import Places
@@ -27,11 +37,12 @@ def played(lab: Lab, places: Places, files: media.Media, image: str | None = Non
     nodes = {name: _node(node, places, own, public) for name, node in lab.nodes.items()}
     systems = {node.os for node in lab.nodes.values()}
     templates = {vmid: _template(each, image) for vmid, each in lab.templates.items()}
+    people = {name: _person(person, own) for name, person in lab.people.items()}
     given = InstallMedia(vmlinuz=files.vmlinuz, initrd=files.initrd, iso=files.iso)
     return lab.model_copy(
         update={
-            "virtual": True, "server": _server(lab.server, places), "nodes": nodes,
-            "templates": templates,
+            "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
+            "people": people, "templates": templates,
             "media": dict.fromkeys(systems, given), "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
@@ -39,7 +50,7 @@ def played(lab: Lab, places: Places, files: media.Media, image: str | None = Non
 
 def credentials(places: Places) -> keys.MadeUp:
     """The secrets that the rack makes up, used wherever the lab file's references lead to nothing."""
-    return keys.made_up(places.rack / "made-up-secrets.json")
+    return keys.made_up(places.made_up_secrets)
 
 
 def known(secret: Secret, otherwise: str) -> Secret:
@@ -51,12 +62,13 @@ def known(secret: Secret, otherwise: str) -> Secret:
     return secret
 
 
-def _server(server: Server, places: Places) -> Server:
+def _server(server: Server, places: Places, own: keys.MadeUp) -> Server:
+    tokens = {name: known(token, own.iso_token) for name, token in server.iso_tokens.items()}
     host_key = (places.rack / "server_host_key.pub").read_text().strip()
     return server.model_copy(
         update={
             "host": f"ssh:root@{server.address}", "host_key": host_key, "identity": places.ssh_key,
-            "lan": "lan0", "wan": "wan0", "wan_probe": INTERNET.ip,
+            "lan": "lan0", "wan": "wan0", "wan_probe": INTERNET.ip, "iso_tokens": tokens,
         }
     )  # fmt: skip
 
@@ -69,6 +81,11 @@ def _node(node: Node, places: Places, own: keys.MadeUp, public: str) -> Node:
             "ssh_keys": (*node.ssh_keys, *(() if public in node.ssh_keys else (public,))),
         }
     )
+
+
+def _person(person: Person, own: keys.MadeUp) -> Person:
+    made_up = own.viewer_password if person.role == "viewer" else own.operator_password
+    return person.model_copy(update={person.proof: known(person.secret, made_up)})
 
 
 def _template(template: Template, checksum: str | None) -> Template:

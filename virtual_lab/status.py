@@ -47,6 +47,15 @@ def table(found: Sequence[Row]) -> str:
     )
 
 
+def dashboard(places: Places, plan: RackPlan) -> str:
+    """Where the boot service's pages are, and how to read the operator's password; never the password."""
+    read = f"jq -r .operator_password {places.made_up_secrets}"
+    return (
+        f"dashboard https://{plan.server.address}/ in the lab's network; log in as operator, whose password "
+        f"is RACKPROOF_OPERATOR_PASSWORD if that was set, else: {read}"
+    )
+
+
 def _row(places: Places, machine: MachinePlan, plugged: frozenset[str]) -> Row:
     power, phase, next_boot = _of_board(places, machine.name)
     console = machine.console.address if machine.console else "-"

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from provision.boot_service.dhcp import journal_command
+from provision.boot_service.leases import Leases
 from provision.boot_service.news import NewsRoom
+from provision.boot_service.published import Published
 from provision.boot_service.serve import Sockets, listen, notify, serve
 from provision.boot_service.service import Service
 from provision.boot_service.shared import Marks, ProcessLock
@@ -67,7 +69,14 @@ class BootService:
         return 0
 
     def _service(self, store: Store, place: Place) -> Service:
-        return Service(store, news=self._news.of(place.number), publishing=self._publishing)
+        options = self._options
+        return Service(
+            store,
+            leases=Leases(options.leases) if options.leases else None,
+            published=Published(options.published) if options.published else None,
+            news=self._news.of(place.number),
+            publishing=self._publishing,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

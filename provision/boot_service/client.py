@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlencode
 
-from provision.boot_service.messages import Grant, PermitState, Rack, RackNode
+from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, RunState
 from provision.errors import LabError, Refused, Unreachable
 from provision.journal import Event
 
@@ -54,40 +54,38 @@ class BootService:
             return False
         return True
 
-    def put_rack(self, lab: str, nodes: Sequence[RackNode], consoles: Sequence[str] = ()) -> bool:
+    def put_rack(
+        self,
+        lab: str,
+        nodes: Sequence[RackNode],
+        consoles: Sequence[str] = (),
+        *,
+        iso_tokens_sha256: Sequence[str] = (),
+        classic: bool = False,
+    ) -> bool:
         """Let the service know these nodes and MACs of consoles, and no others. False: it did already."""
-        rack = Rack(lab=lab, nodes=tuple(nodes), consoles=tuple(consoles))
+        rack = Rack(lab=lab, nodes=tuple(nodes), consoles=tuple(consoles),
+                    iso_tokens_sha256=tuple(iso_tokens_sha256), classic=classic)  # fmt: skip
         return bool(self._ask("PUT", "/api/v1/rack", rack.model_dump_json())["changed"])
 
-    def grant(
-        self,
-        *,
-        run: str,
-        lab: str,
-        node: str,
-        answer_token_sha256: str,
-        report_token_sha256: str,
-        expires: float,
-        boot_script: str,
-        answer: str,
-        first_boot: str,
-    ) -> int:
-        """Let a node be installed once (see messages.Grant); every older permit of the node ends.
+    def put_run(self, state: RunState) -> None:
+        """Say how the run goes, for the dashboard."""
+        self._ask("PUT", "/api/v1/run", state.model_dump_json())
+
+    def grant(self, **order: Any) -> int:
+        """Let a node be installed once (`order` are the fields of messages.Grant); its older permits end.
 
         Returns the permit's id.
         """
-        grant = Grant(
-            run=run,
-            lab=lab,
-            node=node,
-            answer_token_sha256=answer_token_sha256,
-            report_token_sha256=report_token_sha256,
-            expires=expires,
-            boot_script=boot_script,
-            answer=answer,
-            first_boot=first_boot,
-        )
-        return int(self._ask("POST", "/api/v1/permits", grant.model_dump_json())["id"])
+        return int(self._ask("POST", "/api/v1/permits", Grant(**order).model_dump_json())["id"])
+
+    def put_accounts(self, accounts: Sequence[Mapping[str, str]]) -> bool:
+        """Let these people in, each {"name", "role", "password" or "token"}, and nobody else.
+
+        False: it was so already.
+        """
+        body = json.dumps({"accounts": list(accounts)})
+        return bool(self._ask("PUT", "/api/v1/accounts", body)["changed"])
 
     def revoke(self, run: str) -> int:
         """Revoke the permits of a run. Returns how many it ended."""

@@ -193,7 +193,7 @@ class DhcpJournal:
         service, now = self._service, self._service.clock()
         for key, event in self._log.events(lines, now):
             gate = service.strangers if event.kind == "stranger" else service.handouts
-            permit = await asyncio.to_thread(service.store.current_permit, event.node) if event.node else None
+            permit = await service.current_permit(event.node) if event.node else None
             await service.keep(gate, key, replace(event, run=permit.open_run(now) if permit else None))
 
 

@@ -1,14 +1,15 @@
-"""Group commit: all writes that wait while one transaction is on its way to the disk share the next one."""
+"""Groups what many callers want of the store at once: writes share a commit, looks share a query."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
 T = TypeVar("T")
+K = TypeVar("K")
 Job = Callable[[Connection], Any]
 Waiting = tuple[Job, "asyncio.Future[Any]"]
 
@@ -48,6 +49,40 @@ class GroupCommit:
             self._kept()
             for (_, done), outcome in zip(group, outcomes, strict=True):
                 _settle(done, outcome)
+
+
+class GroupRead(Generic[K, T]):
+    """Looks up what many callers of one event loop want: all that wait while one look is under way share the next.
+
+    A look for each in a thread of its own would be the slower the more there are: threads of Python take
+    turns. `look_up` is given the keys, each once, and returns what it found by its key.
+    """
+
+    def __init__(self, look_up: Callable[[Collection[K]], Mapping[K, T]]) -> None:
+        self._look_up = look_up
+        self._waiting: dict[K, asyncio.Future[T | None]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def get(self, key: K) -> T | None:
+        """What is found by the key, in a look that begins after this call, or None. Raises what the look raised."""
+        loop = asyncio.get_running_loop()
+        found = self._waiting.setdefault(key, loop.create_future())
+        if self._reader is None or self._reader.done():
+            self._reader = loop.create_task(self._read_all())
+        # Several may wait for it: one of them that is cancelled takes it from no other.
+        return await asyncio.shield(found)
+
+    async def _read_all(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, {}
+            try:
+                known = await asyncio.to_thread(self._look_up, group.keys())
+            except Exception as error:  # the store's: it concerns every one of them
+                for found in group.values():
+                    _settle(found, error)
+                continue
+            for key, found in group.items():
+                _settle(found, known.get(key))
 
 
 def _settle(done: asyncio.Future[Any], outcome: Any) -> None:

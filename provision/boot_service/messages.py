@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
 
@@ -120,16 +121,30 @@ class Rack(Message):
 
     def by_mac(self, mac: str) -> RackNode | None:
         """The node that one of whose NICs has this MAC (any form), or None."""
-        wanted = normal_mac(mac)
-        return next((node for node in self.nodes if wanted in node.macs), None)
+        known = self._by_mac.get(mac)
+        return known or self._by_mac.get(normal_mac(mac) or "")
 
     def by_address(self, address: str) -> RackNode | None:
         """The node with this management address, or None."""
-        return next((node for node in self.nodes if str(node.address) == address), None)
+        return self._by_address.get(address)
 
     def by_name(self, name: str) -> RackNode | None:
         """The node of this name, or None."""
-        return next((node for node in self.nodes if node.name == name), None)
+        return self._by_name.get(name)
+
+    # A rack may have a thousand nodes, and every request looks one up.
+
+    @cached_property
+    def _by_mac(self) -> dict[str, RackNode]:
+        return {mac: node for node in self.nodes for mac in node.macs}
+
+    @cached_property
+    def _by_address(self) -> dict[str, RackNode]:
+        return {str(node.address): node for node in self.nodes}
+
+    @cached_property
+    def _by_name(self) -> dict[str, RackNode]:
+        return {node.name: node for node in self.nodes}
 
 
 class Grant(Message):

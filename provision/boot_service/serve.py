@@ -6,23 +6,22 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from provision.boot_service.boot_log import keep_boot_scripts
 from provision.boot_service.dhcp import DhcpJournal
+from provision.boot_service.http_server import HttpServer
 from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.node_api import NodeApi
 from provision.boot_service.operator_api import OperatorApi
 from provision.boot_service.service import Service
-
-MOST_HEADER = 16 * 1024
-GOODBYE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +32,6 @@ class Sockets:
     nodes: socket.socket
     people: socket.socket | None = None
     nginx: socket.socket | None = None
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the process that runs it beside another."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none: all servers are stopped together."""
-        yield
 
 
 def listen(path: Path, mode: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
@@ -77,7 +67,7 @@ async def serve(
     Of all processes that serve one store the `keeper` alone follows the logs of dnsmasq and nginx and scrubs.
     """
     loop = asyncio.get_running_loop()
-    servers = [(_server(app), listener) for app, listener in _applications(service, sockets)]
+    servers = [(HttpServer(app), listener) for app, listener in _applications(service, sockets)]
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, service, [server for server, _ in servers])
     if parent is not None:
@@ -90,7 +80,7 @@ async def serve(
         if keeper and dhcp_log:
             tasks.create_task(DhcpJournal(service, dhcp_log).follow_until_stopped())
         if keeper and sockets.nginx:
-            keep = partial(_keep_boot_scripts, service)
+            keep = partial(keep_boot_scripts, service)
             tasks.create_task(NginxLog(sockets.nginx, keep).follow_until(service.stopping))
         # All sockets listen already: whoever connects from here on is served.
         ready()
@@ -108,34 +98,11 @@ def notify(state: str) -> None:
         manager.sendall(state.encode())
 
 
-def _applications(service: Service, sockets: Sockets) -> list[tuple[FastAPI, socket.socket]]:
+def _applications(service: Service, sockets: Sockets) -> list[tuple[ASGIApp, socket.socket]]:
     return [
         (OperatorApi(service).app(), sockets.operators),
         (NodeApi(service).app(), sockets.nodes),
     ]
-
-
-async def _keep_boot_scripts(service: Service, lines: list[str]) -> None:
-    """Keep what nginx says that it has served."""
-
-
-def _server(app: FastAPI) -> _Server:
-    # No access log: the paths have tokens in them.
-    return _Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=MOST_HEADER,
-            limit_concurrency=1000,
-            timeout_graceful_shutdown=GOODBYE_SECONDS,
-        )
-    )
 
 
 def _stop(service: Service, servers: Sequence[uvicorn.Server]) -> None:

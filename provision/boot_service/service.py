@@ -6,18 +6,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from threading import Lock
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service.flood import FloodGate
-from provision.boot_service.grouped import GroupCommit
-from provision.boot_service.messages import Rack, RackNode
+from provision.boot_service.grouped import GroupCommit, GroupRead
+from provision.boot_service.leases import Leases
 from provision.boot_service.news import News
+from provision.boot_service.published import Published
 from provision.boot_service.shared import RACK
 from provision.boot_service.store import Permit, Store
 from provision.ledger import Event
@@ -30,23 +31,6 @@ SCRUB_SECONDS = 10.0
 EVENTS_AT_ONCE = 200
 
 log = logging.getLogger(__name__)
-
-
-class Leases(Protocol):
-    """Who holds which DHCP lease."""
-
-    def holder(self, address: str) -> str | None:
-        """The MAC that holds the lease of an address, or None."""
-
-
-class Published(Protocol):
-    """The boot scripts that nginx serves from files."""
-
-    def refresh(self, node: RackNode, permit: Permit | None, now: float) -> None:
-        """Publish what this node is to boot."""
-
-    def refresh_all(self, rack: Rack, permits: Iterable[Permit], now: float) -> None:
-        """Publish what every node of the rack is to boot, and nothing else."""
 
 
 class Service:
@@ -71,13 +55,16 @@ class Service:
         self.leases, self.published, self.hands = leases, published, hands
         self.refusals = FloodGate(each=30, all_together=300)
         self.handouts = FloodGate(each=120, all_together=3000)
-        self.reports = FloodGate(each=240, all_together=6000)
+        self.reports = FloodGate(each=240, all_together=10**9)
         self.strangers = FloodGate(each=1, all_together=60)
         self.stopping = asyncio.Event()
         self.news = news or News()
         self._publishing = publishing or Lock()
         self._unpublished: set[str] = set()
         self._group = GroupCommit(store.write_together, self.news.post)
+        self._by_report_token = GroupRead(store.permits_by_report_tokens)
+        self._by_answer_token = GroupRead(store.permits_by_answer_tokens)
+        self._current = GroupRead(store.current_permits)
         if published is not None:
             store.publish = self._publish
 
@@ -118,16 +105,15 @@ class Service:
 
     async def report_permit(self, token: str) -> Permit | None:
         """The permit whose node reports with this token, in any state."""
-        known = self.store.reporting(token)
-        return known or await asyncio.to_thread(self.store.permit_by_report_token, token)
+        return self.store.reporting(token) or await self._by_report_token.get(token)
 
     async def answer_permit(self, token: str) -> Permit | None:
         """The permit whose answer this token asks for, in any state."""
-        return await asyncio.to_thread(self.store.permit_by_answer_token, token)
+        return await self._by_answer_token.get(token)
 
     async def current_permit(self, node: str) -> Permit | None:
         """The node's one permit that was neither replaced nor revoked; it may be spent, done or expired."""
-        return await asyncio.to_thread(self.store.current_permit, node)
+        return await self._current.get(node)
 
     # The service's life
 
@@ -185,10 +171,11 @@ class Service:
             return
         rack, now = self.store.rack, self.clock()
         if RACK in names:
-            self.published.refresh_all(rack, self.store.current_permits(), now)
+            self.published.refresh_all(rack, self.store.current_permits().values(), now)
             return
+        permits = self.store.current_permits(names)
         for node in filter(None, map(rack.by_name, names)):
-            self.published.refresh(node, self.store.current_permit(node.name), now)
+            self.published.refresh(node, permits.get(node.name), now)
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:

@@ -48,6 +48,12 @@ class Marks:
         self._page[:] = os.urandom(len(self._page))
 
 
+def mark_in(marks: bytes, name: str) -> bytes:
+    """The mark of `name` among all marks as they were."""
+    place = _place(name)
+    return marks[place : place + MARK]
+
+
 def _place(name: str) -> int:
     return (1 + crc32(name.encode("utf-8", "surrogatepass")) % (SLOTS - 1)) * MARK if name else 0
 

@@ -34,7 +34,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provision.boot_service.messages import Grant, PermitState, Rack
 from provision.boot_service.permit_cache import PermitCache
-from provision.boot_service.shared import RACK, Marks
+from provision.boot_service.shared import RACK, Marks, mark_in
 from provision.errors import RackproofError
 from provision.ledger import Event, Ledger, metadata
 
@@ -216,21 +216,24 @@ class Store(Ledger):
 
     def permit_by_answer_token(self, token: str) -> Permit | None:
         """The permit whose answer this token asks for, in any state."""
-        return self._permit_by(_permits.c.answer_token_sha256, token)
+        return self.permits_by_answer_tokens([token]).get(token)
+
+    def permits_by_answer_tokens(self, tokens: Collection[str]) -> dict[str, Permit]:
+        """By those of the tokens that ask for an answer: the permit, in any state."""
+        return self._permits_by(_permits.c.answer_token_sha256, tokens)
 
     def permit_by_report_token(self, token: str) -> Permit | None:
         """The permit whose node reports with this token, in any state."""
-        if permit := self.reporting(token):
-            return permit
-        permit = self._permit_by(_permits.c.report_token_sha256, token)
-        if permit is None:
-            return None
-        # Only now it is known whose mark it is; a mark is taken before what it stands for is read.
-        mark = self._marks.of(permit.node)
-        permit = self._permit_by(_permits.c.report_token_sha256, token)
-        if permit is not None:
-            self._reporting.put(_digest(token), permit, mark)
-        return permit
+        return self.reporting(token) or self.permits_by_report_tokens([token]).get(token)
+
+    def permits_by_report_tokens(self, tokens: Collection[str]) -> dict[str, Permit]:
+        """By those of the tokens with which a node reports: the permit, in any state."""
+        # A mark is taken before what it stands for is read.
+        marks = self._marks.all()
+        found = self._permits_by(_permits.c.report_token_sha256, tokens)
+        for token, permit in found.items():
+            self._reporting.put(_digest(token), permit, mark_in(marks, permit.node))
+        return found
 
     def reporting(self, token: str) -> Permit | None:
         """The permit whose node reports with this token, if it is known without a look into the database."""
@@ -238,17 +241,16 @@ class Store(Ledger):
 
     def current_permit(self, node: str) -> Permit | None:
         """The node's one permit that was neither replaced nor revoked; it may be spent, done or expired."""
-        query = select(_permits).where(_permits.c.node == node, _permits.c.revoked.is_(None))
-        with self.engine.connect() as connection:
-            row = connection.execute(query.order_by(_permits.c.id.desc())).mappings().first()
-        return _permit(row) if row else None
+        return self.current_permits([node]).get(node)
 
-    def current_permits(self) -> list[Permit]:
-        """Of every node the permit that `current_permit` tells."""
+    def current_permits(self, nodes: Collection[str] | None = None) -> dict[str, Permit]:
+        """By name of those of the nodes (None: all) that have one: the permit that `current_permit` tells."""
         query = select(_permits).where(_permits.c.revoked.is_(None)).order_by(_permits.c.id)
+        if nodes is not None:
+            query = query.where(_permits.c.node.in_(nodes))
         with self.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        return list({row["node"]: _permit(row) for row in rows}.values())
+        return {row["node"]: _permit(row) for row in rows}
 
     def permits(self, now: float) -> list[PermitState]:
         """All permits ever granted, oldest first, without tokens and without what they carry."""
@@ -342,12 +344,17 @@ class Store(Ledger):
             self.enter(connection, permit.event(now, "permit", f"may be installed once, until {until}"))
         return permit.id
 
-    def _permit_by(self, column: Column[str], token: str) -> Permit | None:
-        digest = _digest(token)
+    def _permits_by(self, column: Column[str], tokens: Collection[str]) -> dict[str, Permit]:
+        digests = {token: _digest(token) for token in tokens}
         with self.engine.connect() as connection:
-            row = connection.execute(select(_permits).where(column == digest)).mappings().first()
+            rows = connection.execute(select(_permits).where(column.in_(digests.values()))).mappings().all()
+        known = {row[column]: row for row in rows}
         # The index has compared digests, not tokens; the comparison that decides takes the same time always.
-        return _permit(row) if row and hmac.compare_digest(row[column], digest) else None
+        return {
+            token: _permit(row)
+            for token, digest in digests.items()
+            if (row := known.get(digest)) and hmac.compare_digest(row[column], digest)
+        }
 
     def _revoke(self, connection: Connection, now: float, which: ColumnElement[bool]) -> int:
         revoked = (

@@ -1,7 +1,8 @@
 """Reads the classic inventory, nodes.json, as the lab file that it would be.
 
 What the classic inventory leaves unsaid is what the classic lab was: /24 networks, .1 for gateway, DNS
-and server, bridges vmbr0 and vmbr1 on eno1 and eno3, MTU 9000 for storage, the system on sda.
+and server, bridges vmbr0 and vmbr1 on eno1 and eno3, MTU 9000 for storage, the system on sda. Its
+installers and nodes may use the classic paths, which know no token.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class _Translation:
         self._lab.data = {
             "name": lab_name(cluster),
             "domain": "lab.local",
+            "classic": True,
             "networks": _networks(nodes),
             "defaults": self._defaults(),
             "nodes": nodes,

@@ -165,6 +165,7 @@ def _head(inventory: Path, variables: Path | None, left: Mapping[str, str]) -> s
     lines = [
         f"The lab file of {sources}.",
         "The classic inventory names no disk: the system goes to sda; better give its serial or wwn.",
+        "classic: true lets installers and nodes use paths without a token; better take it out.",
         "trust: pinned needs the fingerprint of each BMC's certificate under its bmc:.",
     ]
     lines += ["", "Not carried over:"] if left else []

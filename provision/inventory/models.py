@@ -27,7 +27,7 @@ from provision.errors import InventoryError, Mistake
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
-SYSTEMS = ("proxmox-9",)
+SYSTEMS = ("proxmox-9", "ubuntu-24.04")
 """Operating systems that rackproof can install."""
 
 KEYBOARDS = [
@@ -301,6 +301,12 @@ System = Annotated[str, AfterValidator(_system)]
 Sha256 = Annotated[str, AfterValidator(_matching("[0-9a-f]{64}", "is no SHA-256: 64 lower-case hex digits"))]
 Storage = Annotated[str, AfterValidator(_matching("[A-Za-z][A-Za-z0-9_.-]*", "is no storage name"))]
 User = Annotated[str, AfterValidator(_matching("[a-z_][a-z0-9_-]{0,31}", "is no user name"))]
+Account = Annotated[
+    str,
+    AfterValidator(
+        _matching("[a-z][a-z0-9._-]{0,31}", "is no account name: a-z first, then 0-9 . _ -, at most 32")
+    ),
+]
 Country = Annotated[str, AfterValidator(_matching("[a-z]{2}", "is no country code of two letters"))]
 Keyboard = Annotated[str, AfterValidator(_keyboard)]
 Timezone = Annotated[str, AfterValidator(_matching("[A-Za-z][A-Za-z0-9_+/-]*", "is no time zone"))]
@@ -358,7 +364,10 @@ class Network(Part):
 
 
 class Server(Part):
-    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`."""
+    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`.
+
+    `iso_tokens` are the bearer tokens of prepared ISOs, each "name:secret", the secrets by their names.
+    """
 
     host: Host = "local"
     name: Label = "server"
@@ -368,6 +377,7 @@ class Server(Part):
     wan_probe: Address | None = None
     host_key: PublicKey | None = None
     identity: FilePath | None = None
+    iso_tokens: dict[Account, Secret] = {}
 
 
 class Bmc(Part):
@@ -466,6 +476,11 @@ class Node(Part):
     def fqdn(self) -> str:
         """The node's full name."""
         return f"{self.name}.{self.domain}"
+
+    @property
+    def is_proxmox(self) -> bool:
+        """Whether Proxmox is installed on it."""
+        return self.os.startswith("proxmox")
 
     @property
     def management(self) -> IPv4Address:
@@ -621,10 +636,16 @@ def _isos(folder: Path) -> list[Path]:
         return []
 
 
+def _first_of(folder: Path, *names: str) -> Path:
+    """The first of these files that is there, else the first of all."""
+    return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+
+
 class InstallMedia(Part):
     """Kernel, initrd and prepared ISO of an installer; in a lab file the folder that holds the three.
 
-    The file names are those that `proxmox-auto-install-assistant prepare-iso --pxe` leaves.
+    The file names are those that `proxmox-auto-install-assistant prepare-iso --pxe` leaves, or those of
+    Ubuntu's netboot files and of casper/ in its ISO.
     """
 
     vmlinuz: FilePath
@@ -639,18 +660,48 @@ class InstallMedia(Part):
         folder = absolute(str(given), (info.context or {}).get("base"))
         isos = _isos(folder)
         return {
-            "vmlinuz": folder / "vmlinuz",
-            "initrd": folder / "initrd.img",
+            "vmlinuz": _first_of(folder, "vmlinuz", "linux"),
+            "initrd": _first_of(folder, "initrd.img", "initrd"),
             "iso": isos[0] if len(isos) == 1 else folder / "proxmox.iso",
         }
 
 
+class Person(Part):
+    """Somebody who may look at the rack (viewer) or act on it (operator), by a password or an API token."""
+
+    role: Literal["viewer", "operator"]
+    password: Secret | None = None
+    token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Person:
+        if (self.password is None) == (self.token is None):
+            raise ValueError("give exactly one of password and token")
+        return self
+
+    @property
+    def proof(self) -> Literal["password", "token"]:
+        """What this person proves to be somebody by."""
+        return "token" if self.password is None else "password"
+
+    @property
+    def secret(self) -> Secret:
+        """The password or the token."""
+        secret = self.password or self.token
+        assert secret is not None, "the model has one of the two"
+        return secret
+
+
 class Lab(Part):
-    """One rack, as its lab file describes it."""
+    """One rack, as its lab file describes it.
+
+    `classic` lets the installers and nodes of a classic lab use its paths, which know no token.
+    """
 
     name: Label
     domain: Domain
     virtual: bool = False
+    classic: bool = False
     server: Server
     networks: dict[str, Network]
     nodes: dict[str, Node]
@@ -659,6 +710,7 @@ class Lab(Part):
     templates: dict[Annotated[int, Field(ge=100, le=999_999_999)], Template] = {}
     deadlines: Deadlines = Deadlines()
     media: dict[System, InstallMedia] = {}
+    people: dict[Account, Person] = {}
 
     @property
     def management(self) -> Network:

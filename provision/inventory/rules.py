@@ -55,6 +55,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_twice(_serials(nodes)),
         *_outside(addresses, networks),
         *_node_rules(nodes, networks, _part(given, "networks")),
+        *_system_rules(given, nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_template_rules(given),
@@ -348,6 +349,21 @@ def _nic_rules(name: str, body: Mapping[str, Any], networks: Mapping[str, Any]) 
             yield _told((*at, "nics", network), f'"{nic}" is also the NIC of {first[nic]}')
     if MANAGEMENT in _part(body, "macs"):
         yield _told((*at, "macs", MANAGEMENT), f"the MAC in {MANAGEMENT} stands under mac")
+
+
+def _system_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
+    """What a node can only do with Proxmox, and what only Proxmox's installer can do."""
+    needing = [part for part in ("cluster", "ceph", "templates") if given.get(part)]
+    for name, body in nodes.items():
+        system, disk, at = str(body.get("os", "")), _part(body, "disk"), ("nodes", name)
+        if not system.startswith("ubuntu"):
+            continue
+        if needing:
+            yield _told((*at, "os"), f'"{system}" cannot be: {needing[0]} needs proxmox-9', (needing[0],))
+        if disk.get("filesystem", "ext4") != "ext4":
+            yield _told((*at, "disk", "filesystem"), f'"{disk["filesystem"]}" is not for {system}: only ext4')
+        if disk.get("wwn"):
+            yield _told((*at, "disk", "wwn"), f"{system} finds no disk by its WWN; give serial or model")
 
 
 def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:

@@ -260,6 +260,8 @@ def as_real_lab(lab: Lab, folder: Path, power: str = "30s", **nodes: dict[str, A
     files = media.prepare(lab.places.images)
     of_9 = {"vmlinuz": str(files.vmlinuz), "initrd": str(files.initrd), "iso": str(files.iso)}
     written["media"] = {"proxmox-9": of_9}
+    for name, person in written["people"].items():
+        person["password"] = f"file:{folder}/{name}_password"
     written["defaults"] |= {
         "bmc": {"user": f"file:{folder}/bmc_user", "password": f"file:{folder}/bmc_password",
                 "trust": "ca", "ca": str(rack / "ca.pem")},

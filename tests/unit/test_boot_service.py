@@ -3,207 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import socket
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
-from json import dumps
 from pathlib import Path
 from shutil import copy
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from provision.boot_service import node_api, serve
+from provision.boot_service import installer_api, node_http, serve
 from provision.boot_service.flood import FloodGate
-from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, normal_mac
+from provision.boot_service.messages import Grant, PermitState, normal_mac
 from provision.boot_service.node_api import NodeApi
-from provision.boot_service.operator_api import OperatorApi
 from provision.boot_service.reports import MOST_LOG
 from provision.boot_service.service import Service
 from provision.boot_service.store import NotGranted, Store
 from provision.ledger import Event
-
-ANSWER_TOKEN, REPORT_TOKEN = "answer-token-of-node1-0001", "report-token-of-node1-0001"
-CANARIES = {
-    "boot_script": "#!ipxe CANARY-BOOT",
-    "answer": "CANARY-ANSWER",
-    "first_boot": "#!/bin/sh\n: CANARY-FIRST",
-}
-STANDING = "#!ipxe\nexit 0\n"
-MAC1, STORAGE_MAC1, MAC2 = "ac:1f:6b:00:00:01", "ac:1f:6b:00:00:31", "ac:1f:6b:00:00:02"
-PERMIT_SECONDS = 600.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Reply:
-    status_code: int
-    headers: dict[str, str]
-    content: bytes
-
-    @property
-    def text(self) -> str:
-        return self.content.decode()
-
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-class Asker:
-    """Puts requests to an application directly: no socket, no thread, no client library."""
-
-    def __init__(self, app: FastAPI, runner: asyncio.Runner, headers: dict[str, str]) -> None:
-        self._app, self._runner, self._headers = app, runner, headers
-
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        json: Any = None,
-        content: bytes | Iterable[bytes] = b"",
-        headers: dict[str, str] | None = None,
-    ) -> Reply:
-        chunks = [content] if isinstance(content, bytes) else list(content)
-        if json is not None:
-            chunks, headers = [dumps(json).encode()], {"content-type": "application/json"} | (headers or {})
-        return self._runner.run(self._put(method, url, chunks, self._headers | (headers or {})))
-
-    def get(self, url: str, **other: Any) -> Reply:
-        return self.request("GET", url, **other)
-
-    def post(self, url: str, **other: Any) -> Reply:
-        return self.request("POST", url, **other)
-
-    async def _put(self, method: str, url: str, chunks: list[bytes], headers: dict[str, str]) -> Reply:
-        raw, _, query = url.partition("?")
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": unquote(raw),
-            "raw_path": raw.encode(),
-            "query_string": query.encode(),
-            "server": ("x", 80),
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        }
-        parts = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-        incoming = iter([*parts, {"type": "http.request", "body": b"", "more_body": False}])
-        sent: list[Any] = []
-
-        async def receive() -> Any:
-            return next(incoming)
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await self._app(scope, receive, send)
-        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Reply(sent[0]["status"], found, b"".join(part.get("body", b"") for part in sent[1:]))
-
-
-class Bench:
-    """Both APIs over one store, on a clock that stands still."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.clock = path, Clock()
-        self.store = Store(path)
-        self.service = Service(self.store, clock=self.clock)
-        self.runner = asyncio.Runner()
-
-    @cached_property
-    def nodes(self) -> Asker:
-        return Asker(NodeApi(self.service).app(), self.runner, {"X-Real-IP": "10.10.1.21"})
-
-    @cached_property
-    def operator(self) -> Asker:
-        return Asker(OperatorApi(self.service).app(), self.runner, {})
-
-    def close(self) -> None:
-        self.runner.close()
-        self.store.close()
-
-    def grant(self, **other: Any) -> int:
-        return self.store.grant(Grant(**grant(self.clock.now, **other)), self.clock.now)
-
-    def post_grant(self, **other: Any) -> Reply:
-        return self.operator.post("/api/v1/permits", json=grant(self.clock.now, **other))
-
-    def ask(self, token: str = ANSWER_TOKEN, macs: tuple[str, ...] = (MAC1,), **other: Any) -> Reply:
-        return self.nodes.post(f"/answer/{token}", json=request_of(macs) | other)
-
-    def report(self, phase: str = "first-boot", **other: Any) -> Reply:
-        return self.nodes.post(f"/report/{REPORT_TOKEN}", json={"phase": phase} | other)
-
-    def last(self) -> Event:
-        return self.store.events()[-1]
-
-    def kinds(self) -> list[str]:
-        return [event.kind for event in self.store.events()]
-
-    def bytes_on_disk(self) -> bytes:
-        return b"".join(file.read_bytes() for file in self.path.parent.glob(self.path.name + "*"))
-
-
-def sha256(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def grant(now: float, **other: Any) -> dict[str, Any]:
-    return (
-        {
-            "run": "r1",
-            "lab": "hall",
-            "node": "node1",
-            "answer_token_sha256": sha256(ANSWER_TOKEN),
-            "report_token_sha256": sha256(REPORT_TOKEN),
-            "expires": now + PERMIT_SECONDS,
-        }
-        | CANARIES
-        | other
-    )
-
-
-def request_of(macs: tuple[str, ...]) -> dict[str, Any]:
-    """What a 9.2 installer sends."""
-    return {
-        "$schema": {"version": "1.0"},
-        "product": {"fullname": "Proxmox VE", "product": "pve", "enable_btrfs": True},
-        "iso": {"release": "9.2", "isorelease": "1"},
-        "dmi": {"system": {"serial": "S1", "name": "SYS-1"}, "baseboard": {}, "chassis": {}},
-        "network_interfaces": [{"link": f"eno{n}", "mac": mac} for n, mac in enumerate(macs)],
-    }
-
-
-def rack() -> Rack:
-    return Rack(
-        lab="hall",
-        nodes=(
-            RackNode(
-                name="node1", macs=(MAC1.upper(), STORAGE_MAC1), address="10.10.1.21", boot_script=STANDING
-            ),
-            RackNode(name="node2", macs=(MAC2,), address="10.10.1.22", boot_script=STANDING),
-        ),
-    )
+from tests.unit.boot_bench import (
+    ANSWER_TOKEN,
+    CANARIES,
+    MAC1,
+    MAC2,
+    PERMIT_SECONDS,
+    REPORT_TOKEN,
+    STANDING,
+    STORAGE_MAC1,
+    Bench,
+    Clock,
+    grant,
+    rack,
+    request_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +232,9 @@ def test_a_malformed_request_is_refused_in_one_line_and_spends_nothing(
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-@pytest.mark.parametrize(("path", "most"), [("answer", node_api.MOST_BODY), ("report", node_api.MOST_REPORT)])
+@pytest.mark.parametrize(
+    ("path", "most"), [("answer", installer_api.MOST_BODY), ("report", installer_api.MOST_REPORT)]
+)
 def test_an_oversized_body_is_refused_however_it_is_sent(
     bench: Bench, path: str, most: int, chunked: bool
 ) -> None:
@@ -411,7 +249,7 @@ def test_an_oversized_body_is_refused_however_it_is_sent(
 
 def test_a_body_that_never_arrives_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.grant()
-    monkeypatch.setattr(node_api, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(node_http, "BODY_SECONDS", 0.01)
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -542,6 +380,9 @@ def test_the_webhook_is_recorded_with_what_the_harness_needs(bench: Bench) -> No
         "secure_boot": True,
         "filesystem": "ext4",
         "serial": "S123",
+        "reboot_mode": "reboot",
+        "dmi": {"system": {"serial": "S123"}},
+        "cpu": {"model": "Xeon", "sockets": "1", "cores": "8", "cpus": "16"},
         "ssh_host_keys": ["ecdsa-sha2-nistp256 AAAA e", "ssh-ed25519 AAAA e"],
         "disks": [
             {"boot": True, "name": "/dev/sda", "model": None, "serial": "S3Z8"},

@@ -218,6 +218,13 @@ BROKEN = {
     "lan is wan": ("wan: enp1s0", "wan: enp1s0\n  lan: enp1s0", "  wan:", 'server.wan: "enp1s0" is the lan interface too'),
     "key twice": ("domain: lab.example.net", "domain: lab.example.net\ndomain: other.example.net", "domain: other", "domain: stands twice (line 2)"),
     "colon without space": ("trust: pinned", "trust:pinned", "  bmc:", "defaults.bmc.trust: needs a colon and a space before its value"),
+    "ubuntu in a cluster": ("os: proxmox-9", "os: ubuntu-24.04", "  os:", 'defaults.os: "ubuntu-24.04" cannot be: cluster needs proxmox-9 (line 19)'),
+    "role": ("deadlines:", "people: {alice: {role: root, password: env:A}}\ndeadlines:", "people:", '"root" must be'),
+    "no secret": ("deadlines:", "people: {alice: {role: viewer}}\ndeadlines:", "people:", "people.alice: give exactly one of password and token"),
+    "two secrets": ("deadlines:", "people: {alice: {role: viewer, password: env:A, token: env:B}}\ndeadlines:", "people:", "give exactly one of password and token"),
+    "inline password": ("deadlines:", "people: {alice: {role: viewer, password: hunter2}}\ndeadlines:", "people:", "people.alice.password: a secret must not stand"),
+    "account name": ("deadlines:", "people: {Alice/: {role: viewer, password: env:A}}\ndeadlines:", "people:", '"Alice/" is no account name'),
+    "inline ISO token": ("wan: enp1s0", "wan: enp1s0\n  iso_tokens: {pdm: hunter2}", "  iso_tokens:", "server.iso_tokens.pdm: a secret must not stand"),
     "tag": ("trust: pinned", "trust: !hunter2 x", "  bmc:", "defaults.bmc.trust: has a YAML tag"),
 }  # fmt: skip
 
@@ -242,9 +249,52 @@ def test_a_single_mistake_is_told_once(tmp_path: Path) -> None:
         'hall-3.yaml:17: nodes.node2.storage: "10.10.3.22" is outside storage, 10.10.2.0/24 (line 8)'
     ]
     assert mistakes(HALL.replace("proxmox-9", "proxmox-8"), tmp_path) == [
-        'hall-3.yaml:10: defaults.os: "proxmox-8" is no operating system that rackproof installs: proxmox-9; '
+        'hall-3.yaml:10: defaults.os: "proxmox-8" is no operating system that rackproof installs: proxmox-9, '
+        "ubuntu-24.04; "
         'did you mean "proxmox-9"?'
     ]
+
+
+def ubuntu(text: str = HALL) -> str:
+    """The hall with Ubuntu on its nodes, and without what needs Proxmox."""
+    return re.sub(r"(?ms)^cluster:.*?(?=^deadlines:)", "", text).replace("os: proxmox-9", "os: ubuntu-24.04")
+
+
+def test_ubuntu_nodes_need_a_lab_without_what_is_proxmoxs(tmp_path: Path) -> None:
+    assert not read(ubuntu(), tmp_path).nodes["node1"].is_proxmox
+    assert len(mistakes(HALL.replace("os: proxmox-9", "os: ubuntu-24.04"), tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("disk", "said"),
+    [
+        (
+            "filesystem: xfs, serial: S3Z8*",
+            'defaults.disk.filesystem: "xfs" is not for ubuntu-24.04: only ext4',
+        ),
+        ("wwn: 0x5002538*", "defaults.disk.wwn: ubuntu-24.04 finds no disk by its WWN; give serial or model"),
+    ],
+)
+def test_what_ubuntus_installer_cannot_do_is_said_at_once(disk: str, said: str, tmp_path: Path) -> None:
+    told = mistakes(ubuntu(HALL.replace("filesystem: ext4, serial: S3Z8*", disk)), tmp_path)
+    assert told == [f"hall-3.yaml:14: {said}"]
+
+
+def test_people_and_prepared_isos(tmp_path: Path) -> None:
+    people = (
+        "people:\n  alice: {role: operator, password: env:ALICE}\n  probe: {role: viewer, token: 'file:t'}\n"
+    )
+    text = HALL.replace("wan: enp1s0", "wan: enp1s0\n  iso_tokens: {pdm: env:ISO}").replace(
+        "deadlines:", people + "deadlines:"
+    )
+    lab = read(text, tmp_path)
+    assert (lab.people["alice"].proof, lab.people["alice"].secret.reference) == ("password", "env:ALICE")
+    assert (lab.people["probe"].proof, lab.people["probe"].secret.reference) == (
+        "token",
+        f"file:{tmp_path}/t",
+    )
+    assert lab.server.iso_tokens["pdm"].reference == "env:ISO"
+    assert not lab.classic
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

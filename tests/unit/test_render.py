@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ def test_sh_gives_one_word_of_a_shell(texts: list[str]) -> None:
     assert printed.stdout.decode(errors="surrogateescape").split("\0")[:-1] == texts
 
 
-@settings(deadline=None)
-@given(LINE | st.lists(LINE) | st.booleans() | st.integers(-(2**63), 2**63 - 1))
-def test_toml_gives_a_literal_that_reads_back(value: object) -> None:
-    assert tomllib.loads(f"key = {render.toml(value)}\nnext = 1")["key"] == value
-
-
 @pytest.mark.parametrize("text", ["http://10.10.1.1/boot/52:54:00:00:00:01?a=b", "proxmox-9", "node1.lab"])
 def test_ipxe_passes_what_needs_no_encoding(text: str) -> None:
     assert render.ipxe(text) == text
@@ -41,6 +34,30 @@ def test_ipxe_passes_what_needs_no_encoding(text: str) -> None:
 def test_ipxe_refuses_what_ipxe_cannot_write(text: str) -> None:
     with pytest.raises(ValueError, match="cannot be written into an iPXE script"):
         render.ipxe(text)
+
+
+@pytest.mark.parametrize("text", ["&&", ";", "||"])
+def test_a_word_that_would_end_an_ipxe_command_is_refused(text: str) -> None:
+    for encode in (render.ipxe, render.ipxe_argument):
+        with pytest.raises(ValueError, match="cannot be written into an iPXE script"):
+            encode(text)
+
+
+def test_a_kernel_argument_may_hold_a_semicolon_inside() -> None:
+    assert (
+        render.ipxe_argument("ds=nocloud;s=http://10.10.1.1/seed/x/")
+        == "ds=nocloud;s=http://10.10.1.1/seed/x/"
+    )
+
+
+def test_grub_quotes_what_would_end_its_command() -> None:
+    assert render.grub("ds=nocloud;s=http://10.10.1.1/") == "'ds=nocloud;s=http://10.10.1.1/'"
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a'b", 'a"b', "$root", "a\nb", "a\\b", "é", "{", "a#b"])
+def test_grub_refuses_what_it_does_not_hand_on_unchanged(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be written into a GRUB script"):
+        render.grub(text)
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a,b", "a;b", 'a"b', "a\nb", "a{b", "a$b", "a#b", "é"])

@@ -15,6 +15,8 @@ ENV = {
     "RACKPROOF_BMC_USER": "admin",
     "RACKPROOF_BMC_PASSWORD": "canary-bmc",
     "RACKPROOF_ROOT_PASSWORD": "canary-root",
+    "RACKPROOF_VIEWER_PASSWORD": "canary-viewer",
+    "RACKPROOF_OPERATOR_PASSWORD": "canary-operator",
 }
 
 
@@ -106,7 +108,7 @@ def test_missing_secrets_are_named_once() -> None:
     assert told == [
         "lab virtual: nodes.node1.bmc.password and 3 more: the secret env:RACKPROOF_BMC_PASSWORD is empty"
     ]
-    assert len(missing_secrets(lab, {})) == 3
+    assert len(missing_secrets(lab, {})) == 5
 
 
 @pytest.mark.parametrize("password", ["seven77", "x" * 129])
@@ -116,9 +118,10 @@ def test_a_root_password_that_proxmox_refuses(password: str) -> None:
     assert password not in told
 
 
-def test_references_name_every_secret_of_every_node() -> None:
+def test_references_name_every_secret() -> None:
     places = [place for place, _ in references(load(LAB, {}))]
-    assert len(places) == 12
+    assert len(places) == 14
+    assert places[-2:] == ["people.viewer.password", "people.operator.password"]
     assert places[:3] == ["nodes.node1.root_password", "nodes.node1.bmc.user", "nodes.node1.bmc.password"]
 
 

@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trustme
 
 from provision import server, server_facts, server_plan
+from provision.certificate import Certificate
 from provision.errors import LabError
 from provision.inventory import Lab, load
 from provision.ledger import Ledger
@@ -20,6 +22,8 @@ from provision.remote import Output, Remote, Stdin
 from provision.run import Run
 from provision.server_facts import Facts, OnDisk, Unit
 from provision.server_plan import File, Part
+
+CERTIFICATE = Certificate(trustme.CA().cert_pem.bytes().decode())
 
 LAB_FILE = Path(__file__).parents[2] / "labs" / "virtual.yaml"
 
@@ -83,7 +87,7 @@ def run(ledger: Ledger) -> Run:
 
 
 def text(lab: Lab, facts: Facts, path: str) -> str:
-    files = {file.path: file for part in server_plan.parts(lab, facts) for file in part.files}
+    files = {file.path: file for part in server_plan.parts(lab, facts, CERTIFICATE) for file in part.files}
     return files[path].content.decode()
 
 
@@ -169,15 +173,20 @@ def test_the_mtu_is_an_option_only_where_it_is_not_the_usual_one(lab: Lab, facts
 
 
 def test_answer_urls_are_for_the_named_nodes_and_for_dnsmasq_alone(lab: Lab) -> None:
-    file = server_plan.options(lab, {"node2": "tok_EN-2"})
+    file = server_plan.options(lab, {"node2": "tok_EN-2"}, "5a" * 32)
     lines = [line for line in file.content.decode().splitlines() if not line.startswith("#")]
-    assert lines == ['tag:node2,250,"http://10.10.1.1/answer/tok_EN-2"']
+    assert lines == [
+        'tag:node2,250,"https://10.10.1.1/answer/tok_EN-2"',
+        f'tag:node2,251,"{"5a" * 32}"',
+    ]
     assert (file.mode, file.owner) == (0o400, "dnsmasq:root")
 
 
 def test_a_token_that_would_end_the_option_is_refused(lab: Lab) -> None:
     with pytest.raises(ValueError, match="cannot be written"):
-        server_plan.options(lab, {"node2": 'x"\ntag:node1,250,"y'})
+        server_plan.options(lab, {"node2": 'x"\ntag:node1,250,"y'}, "5a" * 32)
+    with pytest.raises(ValueError, match="cannot be written"):
+        server_plan.options(lab, {"node2": "token"}, "")
 
 
 def test_no_log_format_of_nginx_has_the_path_itself(lab: Lab, facts: Facts) -> None:
@@ -212,9 +221,9 @@ def test_the_boot_service_is_shipped_with_what_it_imports_and_no_more() -> None:
 
 
 def test_every_file_of_a_part_is_among_the_files_whose_facts_are_read(lab: Lab, facts: Facts) -> None:
-    files = {file.path for part in server_plan.parts(lab, facts) for file in part.files}
+    files = {file.path for part in server_plan.parts(lab, facts, CERTIFICATE) for file in part.files}
     assert files == set(server_plan.paths())
-    assert [part.unit for part in server_plan.parts(lab, facts)] == list(server_plan.UNIT_NAMES)
+    assert [part.unit for part in server_plan.parts(lab, facts, CERTIFICATE)] == list(server_plan.UNIT_NAMES)
 
 
 def standing(part: Part, facts: Facts) -> Facts:
@@ -241,7 +250,7 @@ SPOILT: dict[str, Callable[[Facts], Facts]] = {
 def test_a_part_stands_only_when_nothing_is_missing(
     lab: Lab, facts: Facts, spoil: Callable[[Facts], Facts]
 ) -> None:
-    part = server_plan.parts(lab, facts)[-1]
+    part = server_plan.parts(lab, facts, CERTIFICATE)[-1]
     good = standing(part, facts)
     assert part.stands(good)
     assert not part.stands(spoil(good))
@@ -251,10 +260,10 @@ def test_a_part_stands_only_when_nothing_is_missing(
 def test_nat_that_somebody_switched_off_is_not_in_force(
     lab: Lab, facts: Facts, lost: dict[str, bool]
 ) -> None:
-    good = server_plan.parts(lab, facts)[0]
+    good = server_plan.parts(lab, facts, CERTIFICATE)[0]
     assert good.stands(standing(good, facts))
     spoilt = replace(facts, **lost)  # type: ignore[arg-type]
-    assert not server_plan.parts(lab, spoilt)[0].stands(standing(good, spoilt))
+    assert not server_plan.parts(lab, spoilt, CERTIFICATE)[0].stands(standing(good, spoilt))
 
 
 def test_the_archive_keeps_mode_and_owner() -> None:
@@ -381,7 +390,7 @@ def test_a_machine_that_cannot_be_the_server_is_left_alone(
 
 def test_answer_urls_that_stop_dnsmasq_are_an_error(lab: Lab) -> None:
     with pytest.raises(LabError, match="dnsmasq did not run on after the answer URLs changed"):
-        server.arm(lab, Script("systemctl reload dnsmasq"), {"node1": "token"})
+        server.arm(lab, Script("systemctl reload dnsmasq"), {"node1": "token"}, "5a" * 32)
 
 
 def test_disarming_is_an_empty_list(lab: Lab) -> None:

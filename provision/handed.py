@@ -1,0 +1,52 @@
+"""All that a node is handed while it is installed: boot scripts, answer, first-boot script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from provision import boot_scripts, proxmox_answer, ubuntu_seed
+from provision.certificate import Certificate
+from provision.inventory import Lab, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The leave for one install of one node: its secret words, and the nonce that will prove it."""
+
+    node: Node
+    run: str
+    expires: float
+    answer_token: str
+    report_token: str
+    hook_token: str
+    nonce: str
+
+
+def handed(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
+    """What a Grant and a StandingOrder carry of texts, by their fields' names."""
+    boot = boot_scripts.install(lab, permit.node, permit.run, permit.answer_token)
+    return {
+        "boot_script": boot.ipxe(lab),
+        "grub_script": boot.grub(lab),
+        **(_proxmox if permit.node.is_proxmox else _ubuntu)(lab, permit, certificate),
+    }
+
+
+def _proxmox(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
+    answer = proxmox_answer.answer(lab, permit, certificate)
+    return {
+        "system": "proxmox",
+        "answer": proxmox_answer.as_toml(answer),
+        "answer_json": proxmox_answer.as_json(answer, permit.hook_token),
+        "first_boot": proxmox_answer.first_boot(lab, permit, certificate),
+    }
+
+
+def _ubuntu(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
+    return {
+        "system": "ubuntu",
+        "private_boot": True,
+        "answer": ubuntu_seed.user_data(lab, permit, certificate),
+        "first_boot": ubuntu_seed.first_boot(lab, permit, certificate),
+    }
