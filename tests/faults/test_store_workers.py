@@ -27,8 +27,8 @@ SOON = Patience(20, first=0.001, most=0.02)
 def service(store_url: str, tmp_path: Path) -> Iterator[BootProcess]:
     service = BootProcess(tmp_path, store_url, WORKERS)
     yield service
-    assert service.stop() == 0
-    service.close()
+    with closing(service):
+        assert service.stop() == 0
 
 
 def test_64_nodes_at_once_each_in_its_order_and_one_answer_each(service: BootProcess, store_url: str) -> None:
