@@ -41,11 +41,12 @@ class PostgresqlServer:
     def database(self) -> str:
         """The URL of a new, empty database."""
         name = f"ledger{next(self._numbers)}"
-        with psycopg.connect(
-            host=str(self.folder), user=USER, dbname="postgres", autocommit=True
-        ) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+        self._tell(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def checkpoint(self) -> None:
+        """Have everything written into the files of the tables, and files of dropped tables removed."""
+        self._tell("CHECKPOINT")
 
     def url(self, name: str, password: str = "") -> str:
         """The URL of a database, whether there is one or not."""
@@ -54,6 +55,11 @@ class PostgresqlServer:
     def stop(self) -> None:
         """End the server."""
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
+
+    def _tell(self, what: str) -> None:
+        at = {"host": str(self.folder), "user": USER, "dbname": "postgres"}
+        with psycopg.connect(**at, autocommit=True) as connection:
+            connection.execute(what.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
         data = f"--pgdata={self.folder}/data"
