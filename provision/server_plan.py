@@ -287,6 +287,7 @@ def _hands(lab: Lab, certificate: Certificate) -> Part:
         hands_config_sha256=config.sha256, hands_socket=HANDS_SOCKET, options_file=OPTIONS_FILE,
         options_folder=str(Path(OPTIONS_FILE).parent), source=SOURCE, packages=PACKAGES,
         requirements=requirements_digest(), source_sha256=_source_digest(),
+        consoles=[node.bmc.address for node in held.nodes.values()],
     )  # fmt: skip
     # What it runs is staged with the boot service, when that changes.
     trial = f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={STAGED}{SOURCE}:{SOURCE}:{PACKAGES}"

@@ -71,6 +71,12 @@ Debian GNU/Linux 13 (trixie)
 """
 
 
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BMC_USER", "BMC_PASSWORD", "ROOT_PASSWORD", "VIEWER_PASSWORD", "OPERATOR_PASSWORD"):
+        monkeypatch.setenv(f"RACKPROOF_{name}", f"canary-{name}")
+
+
 @pytest.fixture(scope="module")
 def lab() -> Lab:
     return load(LAB_FILE, {})
