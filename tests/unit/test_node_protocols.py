@@ -235,6 +235,19 @@ def test_an_answer_is_of_a_permit_for_proxmox(bench: Bench) -> None:
     assert seed(bench, "user-data").status_code == 200
 
 
+@pytest.mark.parametrize("other", [{"system": "ubuntu"}, {"purpose": "rescue", "answer_json": "{}"}])
+def test_a_prepared_iso_is_answered_only_by_a_permit_to_install_proxmox(
+    bench: Bench, other: dict[str, Any]
+) -> None:
+    bench.grant(**other)
+    headers = {"Authorization": f"Bearer {ISO_TOKEN}", "Accept": NEW}
+    refused = bench.nodes.post("/answer", json=request_of((MAC1,)), headers=headers)
+    assert (refused.status_code, refused.text) == (400, "no answer file found\n")
+    permit = bench.store.current_permit("node1")
+    assert permit is not None
+    assert permit.state(bench.clock.now) == "live"
+
+
 def event(name: str, event_type: str, result: str | None = None, **other: Any) -> dict[str, Any]:
     """As curtin's WebHookHandler posts it."""
     said = {"name": name, "description": "words", "event_type": event_type, "origin": "curtin",
