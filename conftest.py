@@ -37,12 +37,20 @@ def run(pytestconfig: pytest.Config) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="session")
-def lab(pytestconfig: pytest.Config, run: Run) -> Lab:
-    """The lab as its file describes it; a virtual one stands, and this process has entered its network."""
+def lab(pytestconfig: pytest.Config, run: Run) -> Iterator[Lab]:
+    """The lab as its file describes it; a virtual one stands, and this process has entered its network.
+
+    In the end, when every connection is closed, the machines that something is wrong with are looked into.
+    """
+    session = pytestconfig.stash[SESSION]
     if run.acting:
         # A second of imports for what is done later, while a rack or a server is at work.
         Thread(target=import_module, args=["provision.later"], daemon=True).start()
-    return pytestconfig.stash[SESSION].reach_lab(run)
+    yield (lab := session.reach_lab(run))
+    if session.blamed and not session.interrupted:
+        from provision import diagnose  # noqa: PLC0415
+
+        diagnose.fetch(lab, run, session.blamed, session.folder)
 
 
 @pytest.fixture(scope="session")
@@ -70,16 +78,21 @@ def server_configured(run: Run, lab: Lab, machines: Machines) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def boot_service(run: Run, machines: Machines, server_configured: Evidence) -> Iterator[BootService]:
-    """The boot service on the server, its events followed into this run's journal."""
+def boot_service(
+    pytestconfig: pytest.Config, run: Run, machines: Machines, server_configured: Evidence
+) -> Iterator[BootService]:
+    """The boot service on the server: its events come into this run's journal, the run onto its dashboard."""
     from provision.boot_service.client import BootService  # noqa: PLC0415
     from provision.server import OPERATOR_SOCKET  # noqa: PLC0415
+    from provision.telling import telling  # noqa: PLC0415
 
+    session = pytestconfig.stash[SESSION]
     with machines.server.forward_socket(OPERATOR_SOCKET) as socket:
         service = BootService(socket)
         following = service.follow(service.health().last, run.take)
         try:
-            yield service
+            with telling(service, run, outcome=lambda: session.outcome):
+                yield service
         finally:
             # What is left to undo may need the service, and the service the server's connection.
             run.unwind()

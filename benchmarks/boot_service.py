@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print requests a second and latencies of both sides, and the ratio."""
     options = _parser().parse_args(arguments)
     if lacking := missing("wrk", "nginx", php_fpm()):
-        sys.exit(f"benchmarks.boot_service needs {', '.join(lacking)}: apt-get install wrk php-fpm nginx-light")
+        sys.exit(
+            f"benchmarks.boot_service needs {', '.join(lacking)}: apt-get install wrk php-fpm nginx-light"
+        )
     print(f"{machine()}; each the best of {options.rounds} times {options.seconds:g} s\n")
     with tempfile.TemporaryDirectory(prefix="boot-service-") as name, ExitStack() as ends:
         folder = Path(name)
@@ -76,11 +78,15 @@ class _Bench:
         for connections in CONNECTIONS[1:]:
             leaves = self._rig.grant_all()
             _print_answers(self._rig.way, leaves, connections)
-        asked = [Request("POST", "/answer.php", node.address, asks_for_answer(node).decode()) for node in known]
+        asked = [
+            Request("POST", "/answer.php", node.address, asks_for_answer(node).decode()) for node in known
+        ]
         for connections in CONNECTIONS:
             figures = self._load(self._side("classic answer", self._classic.port, asked), connections)
             _print("answer", connections, "classic", figures)
-        self._compare("status report", [_status(leave) for leave in leaves], [_classic_status(node) for node in known])
+        self._compare(
+            "status report", [_status(leave) for leave in leaves], [_classic_status(node) for node in known]
+        )
         big = [Request("GET", "/media/big", "127.0.0.1")]
         self._compare("64 MiB file", big, big, connections=(1, 8))
 
@@ -129,7 +135,9 @@ async def _answers(way: Way, leaves: Sequence[Leave], at_once: int) -> list[Answ
 
     async def fetch(leave: Leave) -> Answer:
         async with turns:
-            return await way.ask(leave.node, "POST", f"/answer/{leave.answer_token}", asks_for_answer(leave.node))
+            return await way.ask(
+                leave.node, "POST", f"/answer/{leave.answer_token}", asks_for_answer(leave.node)
+            )
 
     return await asyncio.gather(*map(fetch, leaves))
 

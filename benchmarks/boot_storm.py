@@ -66,7 +66,9 @@ async def storm(way: Way, leaves: Sequence[Leave], spread: float) -> list[Timed]
     """All nodes at once, each beginning somewhere in the first `spread` seconds, in the same order each time."""
     chance = random.Random(SEED)  # noqa: S311 (a schedule, not a secret)
     begins = [chance.uniform(0, spread) for _ in leaves]
-    lives = await asyncio.gather(*(_live(way, leave, when) for leave, when in zip(leaves, begins, strict=True)))
+    lives = await asyncio.gather(
+        *(_live(way, leave, when) for leave, when in zip(leaves, begins, strict=True))
+    )
     return [timed for life in lives for timed in life]
 
 

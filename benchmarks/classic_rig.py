@@ -66,7 +66,12 @@ class ClassicRig:
     def _begin_php(self, folder: Path) -> None:
         root = os.geteuid() == 0
         (folder / "fpm.conf").write_text(FPM.format(folder=folder, user="user = root" if root else ""))
-        command: list[str | Path] = [php_fpm(), "--fpm-config", folder / "fpm.conf", *(["-R"] if root else [])]
+        command: list[str | Path] = [
+            php_fpm(),
+            "--fpm-config",
+            folder / "fpm.conf",
+            *(["-R"] if root else []),
+        ]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         self._ends.callback(process.wait, 30)
         self._ends.callback(process.terminate)

@@ -22,7 +22,7 @@ KEY, CERTIFICATE = f"{FOLDER}/server.key", f"{FOLDER}/server.crt"
 MAKE = """set -eu
 folder=$1 key=$2 crt=$3 address=$4 fqdn=$5 name=$6
 good() {
-  [ "$(stat -c '%a %U:%G' "$key" 2>/dev/null)" = "600 root:root" ] && [ -s "$crt" ] &&
+  [ "$(stat -c %a "$key")" = 600 ] && [ -O "$key" ] && [ -s "$crt" ] &&
   openssl x509 -in "$crt" -noout -checkend 7776000 >/dev/null &&
   [ "$(openssl x509 -in "$crt" -noout -pubkey)" = "$(openssl pkey -in "$key" -pubout)" ] &&
   openssl x509 -in "$crt" -noout -ext subjectAltName |

@@ -37,4 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "make all anew, try only, or remove",
     )
     group.addoption("--resume", action="store_true", help="act from the first step that left no evidence")
+    group.addoption(
+        "--wait", type=float, default=0.0, metavar="MINUTES", help="wait for a lab that another run holds"
+    )
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")

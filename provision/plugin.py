@@ -88,7 +88,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         mode=mode, lab=option.lab or inventory.default_lab_file(os.environ),
         virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
-        resume=option.resume, out=option.out, deed=option.templates or "create",
+        resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         run_id=worker.get("rackproof_run"),
     )  # fmt: skip
 
@@ -182,6 +182,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed and SESSION in item.config.stash:
         item.config.stash[SESSION].failed = True
+        if call.excinfo is not None:
+            item.config.stash[SESSION].blame(item, call.excinfo.value)
         if item.get_closest_marker("acts"):
             item.config.stash.setdefault(FAILED_STEP, _step(item) or STEPS[0])
     return report

@@ -39,7 +39,7 @@ def reboot(
         if known:
             permit([lab.nodes[name] for name in known])
         proved = {name: boards[name] for name in known}
-        booted, stuck = _each(proved, lambda board: _boot(run, make, board, first_sign))
+        booted, stuck = _each(proved, lambda board: _boot(run, lab, make, board, first_sign))
     _raise({**failed, **stuck})
     return Done(
         changed=[f"{name}: {facts['reset']} into network boot" for name, facts in booted.items()],
@@ -68,9 +68,9 @@ def _facts(found: Identity) -> dict[str, Any]:
 
 
 def _boot(
-    run: Run, make: Callable[[Node], Board], board: Board, first_sign: Callable[[str], bool]
+    run: Run, lab: Lab, make: Callable[[Node], Board], board: Board, first_sign: Callable[[str], bool]
 ) -> dict[str, Any]:
-    node = board.node
+    node = lab.nodes[board.node.name]
     # The undo may run long after this board has logged out, so it goes by a board of its own.
     drop_undo = run.undo_later(f"{node.name}: network boot cleared", lambda: _clear(make, node))
     kept = board.set_boot_once_pxe()

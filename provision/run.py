@@ -60,6 +60,8 @@ class Run:
         self.lab, self.id, self.ledger = lab, run_id, ledger
         self.acting, self.only = acting, only
         self.news = Signal()
+        self.secrets: dict[str, str] = {}
+        """What must be in nothing that is saved: the name of each secret by its value."""
         self.events: list[Event] = []
         self._clock = clock
         self._subscribers: list[Callable[[Event], None]] = []

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from passlib.hash import sha512_crypt
@@ -31,6 +32,16 @@ def references(lab: Lab) -> Iterator[tuple[str, Secret]]:
         yield f"server.iso_tokens.{name}", token
     for name, person in lab.people.items():
         yield f"people.{name}.{person.proof}", person.secret
+
+
+def revealed(lab: Lab, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What each secret of the lab is called, by its value; a log-in name is none, nor what is not there."""
+    found: dict[str, str] = {}
+    for place, secret in references(lab):
+        with suppress(SecretMissing):
+            if not place.endswith(".user"):
+                found[secret.reveal(env)] = secret.reference
+    return found
 
 
 def missing_secrets(lab: Lab, env: Mapping[str, str] = os.environ) -> list[Mistake]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from provision import inventory, remote, secrets, spans, state
-from provision.errors import InventoryError, Mistake, NotAllowed
+from provision import hold, inventory, remote, secrets, spans, state
+from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
 from provision.run import STEPS, Run
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Request:
     until_step: str | None = None
     only_step: str | None = None
     resume: bool = False
+    wait: float = 0.0
     deed: str = "create"
     out: Path = Path("reports/out")
     run_id: str | None = None
@@ -56,6 +57,7 @@ class Session:
     interrupted: bool = False
     opened_by_workers: int = 0
     selected: frozenset[str] = frozenset()
+    blamed: set[str] = field(default_factory=set)
     subscribers: list[Callable[[Event], None]] = field(default_factory=list)
     finishers: list[Callable[[Run], None]] = field(default_factory=list)
 
@@ -117,7 +119,7 @@ class Session:
 
         with ExitStack() as stack:
             if self.request.mode == "provision":
-                stack.enter_context(state.held(self.written.name, self.run_id))
+                stack.enter_context(self._held())
             ledger = Ledger(state.folder(self.written.name) / "ledger.db")
             stack.callback(ledger.close)
             acting = self._acting(ledger)
@@ -134,6 +136,11 @@ class Session:
 
     def reach_lab(self, run: Run) -> Lab:
         """The lab to act on or to verify: a virtual one is raised when acting, and entered."""
+        lab = self._reached(run)
+        run.secrets |= secrets.revealed(lab)
+        return lab
+
+    def _reached(self, run: Run) -> Lab:
         if not self.virtual:
             return self.written
         import virtual_lab  # noqa: PLC0415 (a real lab needs none of it)
@@ -148,6 +155,16 @@ class Session:
                 rack = virtual_lab.standing(self.written)
         rack.join()
         return rack.lab
+
+    def _held(self) -> AbstractContextManager[None]:
+        return hold.held(self.written.name, self.run_id, wait=self.request.wait, tell=self._tell_waiting)
+
+    def _tell_waiting(self, text: str) -> None:
+        """News before the run has begun: whoever watches hears it, no ledger keeps it."""
+        from provision.journal import Event  # noqa: PLC0415
+
+        for tell in self.subscribers:
+            tell(Event(time.time(), self.run_id, self.written.name, None, None, "waiting", text))
 
     def _only(self) -> frozenset[str] | None:
         return frozenset(self.node_names) if self.request.nodes else None
@@ -168,12 +185,25 @@ class Session:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
         return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
 
+    def blame(self, item: pytest.Item, error: BaseException) -> None:
+        """Note which machines a failed test names: by its error, else by its case, else those asked first."""
+        errors = error.node_errors if isinstance(error, NodesFailed) else [error]
+        names = {each.node for each in errors if isinstance(each, LabError) and each.node}
+        params: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
+        names = names or {str(params[word]) for word in ("node", "peer") if word in params}
+        cluster = self.written.cluster
+        self.blamed |= names or ({cluster.primary} if cluster else set())
+
+    @property
+    def outcome(self) -> str:
+        """How the run stands: its last word once the last test has ended."""
+        return "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
+
     def _end(self, run: Run) -> None:
-        outcome = "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
         at_work = spans.covered(spans.recorded())
         opened = remote.open_count() + self.opened_by_workers
-        run.say("run-ended", outcome, machines_at_work=at_work, ssh_connections=opened)
-        run.ledger.end_run(self.run_id, outcome, time.time())
+        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened)
+        run.ledger.end_run(self.run_id, self.outcome, time.time())
         for finish in self.finishers:
             finish(run)
 

@@ -35,6 +35,11 @@ def recorded() -> tuple[Span, ...]:
     return tuple(_spans)
 
 
+def forget() -> None:
+    """Drop all spans so far: a process that lives for months would only collect them."""
+    _spans.clear()
+
+
 def covered(spans: Iterable[Span]) -> float:
     """Seconds in which at least one machine was at work."""
     total, until = 0.0, float("-inf")

@@ -1,14 +1,10 @@
-"""Where rackproof keeps what outlives a run: one folder per lab, held by one acting run at a time."""
+"""Where rackproof keeps what outlives a run: one folder per lab."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-
-from provision.errors import LabError
 
 
 def home(env: Mapping[str, str] = os.environ) -> Path:
@@ -30,22 +26,3 @@ def folder(lab: str) -> Path:
     path = home() / "labs" / instance(lab)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
-
-
-@contextmanager
-def held(lab: str, run: str) -> Iterator[None]:
-    """Hold the lab: no other run on this machine acts on it meanwhile.
-
-    Raises LabError naming the run that holds it. The hold ends with the process, however that ends.
-    """
-    path = folder(lab) / "lock"
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = path.read_text().strip()
-            raise LabError(f"lab {lab} is held by {holder}; wait for it to end, or stop it") from error
-        lock.truncate(0)
-        lock.write(f"run {run}, process {os.getpid()}\n")
-        lock.flush()
-        yield

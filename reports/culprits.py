@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from reports.advice import advise
 from reports.story import Outcome, Story
 
 SERVER = "server"
@@ -37,11 +38,14 @@ def culprits(story: Story) -> list[Culprit]:
     found = [each for outcome in bad if outcome.acts for each in _of_step(outcome, machines)]
     checks = [outcome for outcome in bad if not outcome.acts]
     blaming = [outcome for outcome in checks if _blames(outcome.said, machines)]
-    return (
+    every = (
         found
         + _of_machines(blaming, machines)
         + _of_checks((outcome for outcome in checks if outcome not in blaming), story.nodes)
     )
+    for culprit in every:
+        culprit.likely = culprit.likely or advise(outcome.said for outcome in culprit.outcomes)
+    return every
 
 
 def nodes_in(name: str, nodes: Iterable[str]) -> list[str]:

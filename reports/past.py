@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,17 @@ def remember(path: Path, record: Record, story: Story) -> tuple[About, list[str]
             return history.about(record.run.lab, story), []
     except HistoryUnusable as error:
         return About(), [f"{error}; this run is not in it"]
+
+
+def usual(path: Path, lab: str) -> Mapping[str, float]:
+    """Seconds of each step and phase in a lab's past; none where there is no history, or none to read."""
+    if not path.exists():
+        return {}
+    try:
+        with History(path) as history:
+            return history.usual(lab)
+    except HistoryUnusable:  # Said at the end, when this run cannot be kept either.
+        return {}
 
 
 def of_story(run: RunRow, story: Story, events: Iterable[Event]) -> Record:

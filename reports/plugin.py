@@ -14,6 +14,7 @@ from _pytest.junitxml import xml_key
 
 from provision.errors import RackproofError
 from provision.run import STEPS
+from provision.secrets import revealed
 from provision.session import SESSION, Session
 from reports.story import Outcome, Result, Story
 
@@ -33,6 +34,7 @@ class Telling:
         self._story = reporter.story
         self._events: list[Event] = []
         self._evidence: list[Evidence] = []
+        self._secrets: dict[str, str] = {}
         session.subscribers.append(self.take)
         session.finishers.append(self.look_back)
 
@@ -45,7 +47,11 @@ class Telling:
         files.write_event(self._session.folder, event)
 
     def pytest_runtestloop(self) -> None:
-        """The first line, before the first test."""
+        """The first line, before the first test; what is usual here, for whoever watches."""
+        from reports import past  # noqa: PLC0415
+        from reports.history import place  # noqa: PLC0415
+
+        self._story.usual = past.usual(place(self._session.request.out), self._story.lab)
         self._reporter.begin()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -67,12 +73,24 @@ class Telling:
     def pytest_sessionfinish(self) -> None:
         """After every fixture has been torn down: the summary, in the terminal and in files."""
         from reports import files  # noqa: PLC0415
+        from reports.secrecy import struck  # noqa: PLC0415
 
+        # The terminal and the history tell what tests said, too.
+        self._story.reword(lambda text: struck(text, self._secrets))
         self._story.interrupted = self._session.interrupted
         files.write_summary(self._session.folder, self._session.run_id, self._story)
         self._remember()
         self._show()
+        self._keep_secrets()
         self._reporter.end()
+
+    def _keep_secrets(self) -> None:
+        """What a run has saved goes to CI and to people: a secret in it is struck out, and that is said."""
+        from reports.secrecy import strike_out  # noqa: PLC0415
+
+        for leak in strike_out(self._session.folder, self._secrets):
+            file = leak.file.relative_to(self._session.folder)
+            self._reporter.notes.append(f"the secret {leak.name} stood in {file}; it was struck out there")
 
     def _remember(self) -> None:
         """Keep the run in the history, which has more to say about it in `_about`."""
@@ -108,6 +126,7 @@ class Telling:
         """Overview, node facts and JUnit properties, while the ledger is still open."""
         from reports import files  # noqa: PLC0415
 
+        self._secrets = revealed(self._session.written) | run.secrets
         self._events = run.ledger.events(run=run.id)
         self._story.sum_up(self._events)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]

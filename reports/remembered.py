@@ -9,15 +9,13 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from reports.history import BAD, Failure, History, RunRow, Wavering
-from reports.story import Result, duration
+from reports.story import Result, duration, is_slow
 from reports.terminal import listed
 
 T = TypeVar("T")
 BARS = "▁▂▃▄▅▆▇█"
 TREND = 30
 """Runs in a trend."""
-SLOWER, SLOWER_BY = 2.0, 5.0
-"""What takes so many times its usual, and so many seconds more, is said to be slow."""
 WIDEST = 100
 
 
@@ -124,7 +122,7 @@ def _slow(history: History, run: str, usual: Mapping[str, float]) -> Iterator[di
     times += [(row.node, row.phase, row.seconds) for row in history.phases(run)]
     for node, name, seconds in times:
         normal = usual.get(name)
-        if normal is not None and seconds and seconds > max(normal * SLOWER, normal + SLOWER_BY):
+        if normal is not None and seconds and is_slow(seconds, normal):
             yield {"node": node, "name": name, "seconds": seconds, "usual": normal}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from provision.journal import Event
@@ -21,6 +21,10 @@ NODE_PHASES = (
 """The kinds of event that move a node on from power-on to membership, in their order."""
 PHASED = ("power", "install", "cluster")
 """The steps in which a node goes through these phases."""
+RESTS = ("registered", "node-joined")
+"""Phases in which a node waits for others: how long is no word about it."""
+SLOWER, SLOWER_BY = 2.0, 5.0
+"""What takes so many times its usual, and so many seconds more, is said to be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class NodeTold:
     since: float = 0.0
     last: str = ""
 
+    def usual(self, usual: Mapping[str, float]) -> float | None:
+        """How many seconds it usually takes from this phase to the next, None where nobody knows."""
+        if not self.phase or self.phase in RESTS:
+            return None
+        return usual.get(NODE_PHASES[NODE_PHASES.index(self.phase) + 1])
+
 
 class Story:
     """Takes events and outcomes; the terminal and the summary read it."""
@@ -74,11 +84,16 @@ class Story:
         self.outcomes: list[Outcome] = []
         self.overview: list[tuple[str, str]] = []
         self.interrupted = False
+        self.waiting = ""
+        """Whom the run waits for, before it has begun."""
         self.machines_at_work = 0.0
         self.ssh_connections = 0
+        self.usual: Mapping[str, float] = {}
+        """Seconds that steps, and reaching each phase, take in this lab's past."""
 
     def take(self, event: Event) -> None:
         """Learn from an event of the run."""
+        self.waiting = event.text if event.kind == "waiting" else ""
         if event.kind == "run-ended":
             self.machines_at_work = float(event.facts.get("machines_at_work", 0))
             self.ssh_connections = int(event.facts.get("ssh_connections", 0))
@@ -92,6 +107,12 @@ class Story:
         for event in events:
             if event.kind == "overview":
                 self.overview = [(str(name), str(text)) for name, text in event.facts["rows"]]
+
+    def reword(self, reworded: Callable[[str], str]) -> None:
+        """Put other words in the place of what tests said."""
+        self.outcomes = [replace(outcome, said=reworded(outcome.said)) for outcome in self.outcomes]
+        for step in self.steps.values():
+            step.said = reworded(step.said)
 
     def note(self, outcome: Outcome) -> None:
         """Learn how a test ended."""
@@ -180,6 +201,11 @@ _STATES: dict[State, str] = {
     "failed": "failed",
     "not reached": "not reached",
 }
+
+
+def is_slow(seconds: float, usual: float) -> bool:
+    """Whether something takes much longer than it usually does."""
+    return seconds > max(usual * SLOWER, usual + SLOWER_BY)
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 
 import pytest
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from provision.journal import Event
-from reports.story import NODE_PHASES, PHASED, NodeTold, Outcome, StepTold, Story, duration
+from reports.story import NODE_PHASES, PHASED, NodeTold, Outcome, StepTold, Story, duration, is_slow
 
 SIGNS = {
     "waiting": (" ", "dim"),
@@ -96,8 +96,9 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
             grid.add_row(*_step_row(step))
             if live and step.state == "running" and step.name != "server":
                 for node in self.story.nodes.values():
-                    grid.add_row("", "", "", _node_line(node, phased=step.name in PHASED))
-        return Group(grid, Text(""))
+                    grid.add_row("", "", "", node_line(node, self.story.usual, phased=step.name in PHASED))
+        waiting = f"the lab is {self.story.waiting}" if live and self.story.waiting else ""
+        return Group(grid, Text(waiting, "yellow"))
 
     def overview(self) -> RenderableType:
         """What the cluster says of itself."""
@@ -133,16 +134,21 @@ def _checks(step: StepTold) -> Text:
     return text
 
 
-def _node_line(node: NodeTold, *, phased: bool) -> Text:
+def node_line(node: NodeTold, usual: Mapping[str, float], *, phased: bool, now: float | None = None) -> Text:
+    """A node while a step acts: its phase, how far that is, how long already, and its last word."""
     if not phased:
         return Text(f"{node.name:<8} {node.last}")
     done = NODE_PHASES.index(node.phase) + 1 if node.phase else 0
     filled = round(BAR * done / len(NODE_PHASES))
-    age = f"{time.time() - node.since:4.0f} s" if node.since else ""
+    age = (time.time() if now is None else now) - node.since if node.since else None
     line = Text(f"{node.name:<8} {node.phase or 'waiting':<16} ")
     line.append("█" * filled, "cyan")
     line.append("░" * (BAR - filled), "dim")
-    line.append(f" {age:>7}  {node.last}")
+    line.append(f" {'' if age is None else f'{age:4.0f} s':>7}  ")
+    normal = node.usual(usual)
+    if age is not None and normal is not None and is_slow(age, normal):
+        line.append(f"slower than its usual {duration(normal)}; last seen: ", "yellow")
+    line.append(node.last)
     return line
 
 

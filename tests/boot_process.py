@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from provision.boot_service.client import BootService, _Connection
+from provision.boot_service.client import BootService
 from provision.boot_service.messages import Grant, RackNode
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +73,11 @@ class BootProcess:
         os.killpg(self.pid, signal.SIGKILL)
         self._line()
 
+    def kill_parent(self) -> None:
+        """Kill the parent of the workers alone."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._line()
+
     def stop(self) -> int:
         """End the service in order. Returns its exit status."""
         os.kill(self.pid, signal.SIGTERM)
@@ -116,11 +121,24 @@ class BootProcess:
         return int(self.operator._ask("POST", "/api/v1/permits", grant.model_dump_json())["id"])
 
 
+class _Connection(http.client.HTTPConnection):
+    """A connection to a unix socket, made again whenever it is asked for after it was closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 class Node:
     """One node, on one connection as long as it holds."""
 
     def __init__(self, service: BootProcess, number: int) -> None:
-        self._connection = _Connection(service.folder / "nodes.sock", 20)
+        self._connection = _Connection(service.folder / "nodes.sock")
         self._number = number
 
     def answer(self) -> tuple[int, str]:

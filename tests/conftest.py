@@ -15,9 +15,21 @@ from tests.postgresql_server import postgresql, store_url
 __all__ = ["classic", "default_lab", "full_lab", "lab", "postgresql", "store_url", "whole_default_lab"]
 
 
+ROOT = Path(__file__).parent
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a standing lab come last: racks at the same time share one kernel's limits."""
+    """Tests that need a standing lab come last: racks at the same time share one kernel's limits.
+
+    With `-n 2 --dist loadgroup` those that raise racks, which mostly wait, are one lane, and the others another.
+    """
     items.sort(key=_labs)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("racks" if _raises_racks(item) else "others"))
+
+
+def _raises_racks(item: pytest.Item) -> bool:
+    return _labs(item) > 0 or item.path.is_relative_to(ROOT / "lab")
 
 
 def _labs(item: pytest.Item) -> int:

@@ -31,7 +31,9 @@ class PostgresqlServer:
         if root:
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
-        self._run("initdb", "--auth=trust", f"--username={USER}", "--no-sync", "--encoding=UTF8", "--locale=C")
+        self._run(
+            "initdb", "--auth=trust", f"--username={USER}", "--no-sync", "--encoding=UTF8", "--locale=C"
+        )
         settings = (*SETTINGS, f"unix_socket_directories={folder}")
         options = " ".join(f"-c {setting}" for setting in settings)
         self._run("pg_ctl", "start", "--wait", f"--log={folder}/log", f"--options={options}")
@@ -39,9 +41,12 @@ class PostgresqlServer:
     def database(self) -> str:
         """The URL of a new, empty database."""
         name = f"ledger{next(self._numbers)}"
-        with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+        self._tell(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def checkpoint(self) -> None:
+        """Have everything written into the files of the tables, and files of dropped tables removed."""
+        self._tell("CHECKPOINT")
 
     def url(self, name: str, password: str = "") -> str:
         """The URL of a database, whether there is one or not."""
@@ -50,6 +55,11 @@ class PostgresqlServer:
     def stop(self) -> None:
         """End the server."""
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
+
+    def _tell(self, what: str) -> None:
+        at = {"host": str(self.folder), "user": USER, "dbname": "postgres"}
+        with psycopg.connect(**at, autocommit=True) as connection:
+            connection.execute(what.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
         data = f"--pgdata={self.folder}/data"
@@ -69,7 +79,9 @@ def postgresql() -> Iterator[PostgresqlServer]:
     """A server for all tests of the session; skips without Debian's package."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not programs:
-        pytest.skip("needs /usr/lib/postgresql/*/bin/postgres of Debian's postgresql; ./bootstrap installs it")
+        pytest.skip(
+            "needs /usr/lib/postgresql/*/bin/postgres of Debian's postgresql; ./bootstrap installs it"
+        )
     # Not below pytest's own folder, which only its owner may enter.
     folder = Path(tempfile.mkdtemp(prefix="rackproof-postgresql-", dir="/tmp"))
     try:

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlencode
 
-from provision.boot_service.messages import Grant, PermitState, Rack, RackNode
+from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, RunState
 from provision.errors import LabError, Refused, Unreachable
 from provision.journal import Event
 
@@ -67,6 +67,10 @@ class BootService:
         rack = Rack(lab=lab, nodes=tuple(nodes), consoles=tuple(consoles),
                     iso_tokens_sha256=tuple(iso_tokens_sha256), classic=classic)  # fmt: skip
         return bool(self._ask("PUT", "/api/v1/rack", rack.model_dump_json())["changed"])
+
+    def put_run(self, state: RunState) -> None:
+        """Say how the run goes, for the dashboard."""
+        self._ask("PUT", "/api/v1/run", state.model_dump_json())
 
     def grant(self, **order: Any) -> int:
         """Let a node be installed once (`order` are the fields of messages.Grant); its older permits end.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cached_property
-from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
 

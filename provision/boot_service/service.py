@@ -6,18 +6,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from threading import Lock
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service.flood import FloodGate
 from provision.boot_service.grouped import GroupCommit, GroupRead
-from provision.boot_service.messages import Rack, RackNode
+from provision.boot_service.leases import Leases
 from provision.boot_service.news import News
+from provision.boot_service.published import Published
 from provision.boot_service.shared import RACK
 from provision.boot_service.store import Permit, Store
 from provision.ledger import Event
@@ -30,23 +31,6 @@ SCRUB_SECONDS = 10.0
 EVENTS_AT_ONCE = 200
 
 log = logging.getLogger(__name__)
-
-
-class Leases(Protocol):
-    """Who holds which DHCP lease."""
-
-    def holder(self, address: str) -> str | None:
-        """The MAC that holds the lease of an address, or None."""
-
-
-class Published(Protocol):
-    """The boot scripts that nginx serves from files."""
-
-    def refresh(self, node: RackNode, permit: Permit | None, now: float) -> None:
-        """Publish what this node is to boot."""
-
-    def refresh_all(self, rack: Rack, permits: Iterable[Permit], now: float) -> None:
-        """Publish what every node of the rack is to boot, and nothing else."""
 
 
 class Service:

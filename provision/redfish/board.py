@@ -1,4 +1,4 @@
-"""One node's board as its BMC shows it: who it is, its power, its one-time network boot, its reset.
+"""One node's board as its BMC shows it: who it is, its power, its one-time boot override, its reset.
 
 Resources are read as plain JSON: sushy's own classes for them fail on what BMCs leave out or misspell,
 and its actions do not look whether they had an effect.
@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Literal
 
 from sushy import exceptions
 
 from provision.errors import GaveUp, IdentityMismatch, Refused, Unreachable
-from provision.inventory import Node
 from provision.redfish import override, reset
 from provision.redfish.body import Json, part
 from provision.redfish.connection import Connection, Timing, told
 from provision.redfish.identity import Identity, identify, said, system_macs
-from provision.redfish.override import BootOverride
+from provision.redfish.machine import Machine
+from provision.redfish.override import BootOverride, Target
 from provision.redfish.reset import Reset, StateIsAnother
 from provision.redfish.trust import innermost, require_means
 from provision.spans import at_work
@@ -31,7 +32,7 @@ class Board:
     Nothing is sent before the first question. Every method raises LabError, naming node and BMC.
     """
 
-    def __init__(self, node: Node, *, port: int = 443, timing: Timing | None = None) -> None:
+    def __init__(self, node: Machine, *, port: int = 443, timing: Timing | None = None) -> None:
         self.node, self.timing = node, timing or Timing()
         self._port = port
         self._connection: Connection | None = None
@@ -77,9 +78,13 @@ class Board:
 
         Raises GaveUp when the BMC accepts it and does not keep it.
         """
-        with self._asked_for("one network boot"):
-            override.send_once_from_network(self._conn, self._system, self.timing)
-            return self._kept()
+        return self.set_boot_once("Pxe")
+
+    def set_boot_once(self, target: Target) -> BootOverride:
+        """Make the next boot, and only that, a UEFI boot from network (Pxe) or disk (Hdd), likewise."""
+        with self._asked_for(f"one {override.NAMES[target]} boot"):
+            override.send_once(self._conn, self._system, self.timing, target)
+            return self._kept(target)
 
     def clear_boot_override(self) -> None:
         """Let the next boot follow the machine's own boot order again."""
@@ -99,18 +104,35 @@ class Board:
             except StateIsAnother:
                 return reset.reset(self._conn, self._system, self.timing, seen)
 
-    def _kept(self) -> BootOverride:
+    def switch(self, wanted: Literal["On", "Off"]) -> Reset:
+        """Switch the machine on, or off without asking its OS, and return once that is read back."""
+        with self._asked_for(f"power {wanted}"):
+            try:
+                return reset.switch(self._conn, self._system, self.timing, wanted)
+            except StateIsAnother:
+                return reset.switch(self._conn, self._system, self.timing, wanted)
+
+    def cycle(self) -> Reset:
+        """Switch the machine off, without asking its OS, and on again; return once both were read back."""
+        with self._asked_for("a power cycle"):
+            try:
+                return reset.cycle(self._conn, self._system, self.timing)
+            except StateIsAnother:
+                return reset.cycle(self._conn, self._system, self.timing)
+
+    def _kept(self, target: Target) -> BootOverride:
         def probe() -> BootOverride | NotYet:
             read = override.read(self._conn, self._conn.read(self._system))
-            return read if read.once_from_network else NotYet(str(read))
+            return read if read.is_once(target) else NotYet(str(read))
 
+        name = override.NAMES[target]
         try:
-            return self.timing.kept.until("the network boot to be read back", probe)
+            return self.timing.kept.until(f"the {name} boot to be read back", probe)
         except GaveUp as error:
             raise GaveUp(
-                f"one UEFI network boot was accepted but not kept for {self.timing.kept.seconds:g} s",
+                f"one UEFI {name} boot was accepted but not kept for {self.timing.kept.seconds:g} s",
                 last_seen=error.last_seen,
-                likely="a setting of the machine's firmware stands against it: boot mode, network boot",
+                likely=f"a setting of the machine's firmware stands against it: boot mode, {name} boot",
             ) from error
 
     @contextmanager

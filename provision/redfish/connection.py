@@ -19,8 +19,8 @@ from sushy import exceptions
 from urllib3.exceptions import NewConnectionError
 
 from provision.errors import LabError, Refused
-from provision.inventory import Node
 from provision.redfish.body import Json, objects, part
+from provision.redfish.machine import Machine
 from provision.redfish.trust import Trust, innermost, is_distrust, untrusted
 from provision.wait import NotYet, Patience
 
@@ -71,7 +71,7 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
     for an untrusted certificate; GaveUp when a busy BMC stays busy; else sushy's exceptions.
     """
 
-    def __init__(self, node: Node, *, port: int, timing: Timing) -> None:
+    def __init__(self, node: Machine, *, port: int, timing: Timing) -> None:
         super().__init__(
             f"https://{node.bmc.address}:{port}",
             response_callback=self._note,
@@ -225,7 +225,7 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
 class Login:
     """How the harness is known to a BMC: by a session where there are any, else by Basic authentication."""
 
-    def __init__(self, connection: Connection, node: Node) -> None:
+    def __init__(self, connection: Connection, node: Machine) -> None:
         self._connection, self._bmc = connection, node.bmc
         self._collection = ""
         self._opened: list[str] = []

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from provision.errors import IdentityMismatch
-from provision.inventory import Node
 from provision.redfish.body import Json, objects, part, words
 from provision.redfish.connection import Connection
+from provision.redfish.machine import Machine
 
 PLACEHOLDERS = frozenset({
     "", "none", "n/a", "not available", "not specified", "default string", "to be filled by o.e.m.",
@@ -39,7 +39,7 @@ class Identity:
     bmc_macs: frozenset[str]
 
 
-def identify(conn: Connection, path: str, node: Node) -> Identity:
+def identify(conn: Connection, path: str, node: Machine) -> Identity:
     """Read the system at `path` and its managers; `node` says which MACs to look for further."""
     system = conn.read(path)
     managers = _managers(conn, system)
@@ -60,7 +60,7 @@ def identify(conn: Connection, path: str, node: Node) -> Identity:
     )
 
 
-def system_macs(conn: Connection, system: Mapping[str, Json], node: Node) -> frozenset[str]:
+def system_macs(conn: Connection, system: Mapping[str, Json], node: Machine) -> frozenset[str]:
     """The MACs of the system's own interfaces.
 
     Health is not asked: some BMCs report none, and a NIC without a link is a NIC. Where the list is
@@ -73,7 +73,7 @@ def system_macs(conn: Connection, system: Mapping[str, Json], node: Node) -> fro
     return nics.union(*(_adapters(conn, part(link, "@odata.id")) for link in chassis))
 
 
-def prove(node: Node, found: Identity) -> str:
+def prove(node: Machine, found: Identity) -> str:
     """How the machine is known to be `node`, in words.
 
     Each thing that the lab file names must fit: serial number, every MAC, the BMC's own MAC. A BMC that
@@ -132,7 +132,7 @@ def _known(addresses: Iterable[Json]) -> frozenset[str]:
     return frozenset(filter(None, map(mac, addresses)))
 
 
-def _serial(node: Node, found: Identity) -> str | None:
+def _serial(node: Machine, found: Identity) -> str | None:
     if node.serial is None:
         return None
     reported = [word for word in (found.serial, found.service_tag) if word]
@@ -142,7 +142,7 @@ def _serial(node: Node, found: Identity) -> str | None:
     return f"serial number {node.serial}"
 
 
-def _macs(node: Node, found: Identity) -> str | None:
+def _macs(node: Machine, found: Identity) -> str | None:
     if not found.macs:
         if node.serial is not None:
             return None
@@ -153,7 +153,7 @@ def _macs(node: Node, found: Identity) -> str | None:
     return f"MAC {', '.join(sorted(node.all_macs))}"
 
 
-def _console(node: Node, found: Identity) -> str | None:
+def _console(node: Machine, found: Identity) -> str | None:
     if node.bmc.mac is None or not found.bmc_macs:
         return None
     if node.bmc.mac not in found.bmc_macs:
@@ -162,7 +162,7 @@ def _console(node: Node, found: Identity) -> str | None:
     return f"console MAC {node.bmc.mac}"
 
 
-def _mismatch(node: Node, wanted: str, seen: str) -> IdentityMismatch:
+def _mismatch(node: Machine, wanted: str, seen: str) -> IdentityMismatch:
     return IdentityMismatch(
         f"the machine behind {node.bmc.name} ({node.bmc.address}) is not the one in the lab file, which "
         f"names {wanted}; nothing was written to it",
@@ -172,7 +172,7 @@ def _mismatch(node: Node, wanted: str, seen: str) -> IdentityMismatch:
     )
 
 
-def _unprovable(node: Node, found: Identity) -> IdentityMismatch:
+def _unprovable(node: Machine, found: Identity) -> IdentityMismatch:
     label = found.serial or "what stands on the machine's label"
     return IdentityMismatch(
         f"{node.bmc.name} ({node.bmc.address}) reports no network interface, and the lab file names no "

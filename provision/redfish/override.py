@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import requests
 from sushy import exceptions
@@ -23,6 +24,8 @@ from provision.wait import NotYet
 TARGET = "BootSourceOverrideTarget"
 ENABLED = "BootSourceOverrideEnabled"
 MODE = "BootSourceOverrideMode"
+Target = Literal["Pxe", "Hdd"]
+NAMES: dict[Target, str] = {"Pxe": "network", "Hdd": "disk"}
 UNDER_WAY = frozenset({"New", "Starting", "Running", "Pending", "Service", "Stopping", "Cancelling"})
 FAILED = frozenset({"Exception", "Killed", "Cancelled", "Interrupted", "Suspended"})
 
@@ -49,7 +52,11 @@ class BootOverride:
     @property
     def once_from_network(self) -> bool:
         """Whether the next boot, and only that, is a network boot that is not known to be a legacy one."""
-        return (self.target, self.enabled) == ("Pxe", "Once") and self.mode in (None, "UEFI")
+        return self.is_once("Pxe")
+
+    def is_once(self, target: Target) -> bool:
+        """Whether the next boot, and only that, is from there and not known to be a legacy one."""
+        return (self.target, self.enabled) == (target, "Once") and self.mode in (None, "UEFI")
 
     @property
     def used_up(self) -> bool:
@@ -67,16 +74,16 @@ def read(conn: Connection, system: Mapping[str, Json]) -> BootOverride:
     return waiting if waiting and waiting.pending else BootOverride.of(system)
 
 
-def send_once_from_network(conn: Connection, path: str, timing: Timing) -> None:
-    """Ask for one UEFI network boot; that the BMC accepts it does not mean that it keeps it."""
+def send_once(conn: Connection, path: str, timing: Timing, target: Target) -> None:
+    """Ask for one UEFI boot from there; that the BMC accepts it does not mean that it keeps it."""
     system = conn.read(path)
     place, boot = _place(conn, path, system)
     offered = words(boot.get(f"{TARGET}@Redfish.AllowableValues"))
-    if offered and "Pxe" not in offered:
-        raise Refused(f"the BMC offers no network boot, only {', '.join(offered)}")
+    if offered and target not in offered:
+        raise Refused(f"the BMC offers no {NAMES[target]} boot, only {', '.join(offered)}")
     if not boot:
         raise Refused("the BMC takes no boot override")
-    wanted = {TARGET: "Pxe", ENABLED: "Once"}
+    wanted: dict[str, str] = {TARGET: target, ENABLED: "Once"}
     mode = _mode(boot, whole=place != path or "supermicro" in str(system.get("Manufacturer")).lower())
     try:
         _patch(conn, place, {**wanted, **mode}, timing)

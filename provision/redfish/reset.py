@@ -6,8 +6,9 @@ that nothing happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sushy import exceptions
 
@@ -31,7 +32,9 @@ from provision.wait import NotYet, Patience
 
 FROM_OFF = (("On",), ("ForceOn",))
 FROM_ON = (("ForceRestart",), ("PowerCycle",), ("ForceOff", "On"))
+TO_OFF = (("ForceOff",),)
 NEVER = float("inf")
+NOTHING = "nothing sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,9 @@ def reset(conn: Connection, path: str, timing: Timing, seen: Callable[[], bool])
 
     Raises StateIsAnother when power has changed since it was read, and nothing was done.
     """
-    system = _settled(conn, path, timing)
+    system = _settled(conn, path, timing.busy)
     before = _state_of(conn, system)
-    way, target = _way(system, before.power, conn)
+    way, target = _way(system, FROM_OFF if before.power == "Off" else FROM_ON, conn)
     sign = ""
     for kind in way:
         sign = _Attempt(conn, path, target, kind, before, timing.reset, seen).bring_about()
@@ -94,26 +97,61 @@ def reset(conn: Connection, path: str, timing: Timing, seen: Callable[[], bool])
     return Reset(" and ".join(way), sign)
 
 
-def _settled(conn: Connection, path: str, timing: Timing) -> dict[str, Json]:
-    """The system before a reset, read when the machine is on or off and not on its way."""
+def switch(conn: Connection, path: str, timing: Timing, wanted: Literal["On", "Off"]) -> Reset:
+    """Bring power to `wanted`, off by force, and return once that is read back.
+
+    Sends nothing when it is there already. Raises StateIsAnother as `reset` does.
+    """
+    system = _settled(conn, path, timing.busy)
+    before = _state_of(conn, system)
+    if before.power == wanted:
+        return Reset(NOTHING, f"power was {wanted} already")
+    (kind,), target = _way(system, FROM_OFF if wanted == "On" else TO_OFF, conn)
+    _Attempt(conn, path, target, kind, before, timing.reset, lambda: False).bring_about()
+    reached = _settled(conn, path, timing.reset).get("PowerState")
+    if reached != wanted:
+        raise GaveUp(f"power does not stay {wanted}", last_seen=f"{kind} had an effect; then power {reached}")
+    return Reset(kind, f"power is {wanted}")
+
+
+def cycle(conn: Connection, path: str, timing: Timing) -> Reset:
+    """Switch the system off by force and on again, each read back; only on when it is off.
+
+    Unlike a restart, which many BMCs show by nothing at all, this can be seen without word of the node. A
+    BMC that cannot switch off is asked for a reset.
+    """
+    offered = _allowed(part(conn.read(path), "Actions", "#ComputerSystem.Reset"), conn)
+    if offered and "ForceOff" not in offered:
+        return reset(conn, path, timing, lambda: False)
+    off, on = switch(conn, path, timing, "Off"), switch(conn, path, timing, "On")
+    return on if off.how == NOTHING else Reset(f"{off.how} and {on.how}", on.sign)
+
+
+def _settled(conn: Connection, path: str, patience: Patience) -> dict[str, Json]:
+    """The system, read when the machine is on or off and not on its way."""
 
     def probe() -> dict[str, Json] | NotYet:
         system = conn.read(path)
         power = system.get("PowerState")
         return system if power in ("On", "Off") else NotYet(f"power {power}")
 
-    return timing.busy.until("a machine that is either on or off", probe)
+    return patience.until("a machine that is either on or off", probe)
 
 
-def _way(system: Mapping[str, Json], power: str | None, conn: Connection) -> tuple[tuple[str, ...], str]:
-    """The reset types to send, one after the other, and the path to send them to."""
+def _way(
+    system: Mapping[str, Json], ways: Sequence[tuple[str, ...]], conn: Connection
+) -> tuple[tuple[str, ...], str]:
+    """The first of `ways` that the BMC offers, reset types to send one by one, and where to send them."""
     action = part(system, "Actions", "#ComputerSystem.Reset")
     target, allowed = part(action, "target"), _allowed(action, conn)
-    for way in FROM_OFF if power == "Off" else FROM_ON:
+    for way in ways:
         if target and (not allowed or set(way) <= allowed):
             return way, target
     offered = ", ".join(sorted(allowed)) or "no reset at all"
-    raise Refused(f"the machine is {power}, and the BMC cannot boot it from there: it offers {offered}")
+    raise Refused(
+        f"the machine is {system.get('PowerState')}, and the BMC cannot do what is asked from there: "
+        f"it offers {offered}"
+    )
 
 
 def _allowed(action: Json, conn: Connection) -> set[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from provision.errors import Unreachable
-from provision.inventory import Bmc, Node
+from provision.redfish.machine import Console, Machine
 
 
 class Trust(HTTPAdapter):
@@ -20,7 +21,7 @@ class Trust(HTTPAdapter):
     Whatever `verify` a caller of requests gives is not asked.
     """
 
-    def __init__(self, bmc: Bmc) -> None:
+    def __init__(self, bmc: Console) -> None:
         self._context = _context(bmc)
         self._fingerprint = bmc.fingerprint
         if bmc.trust == "pinned" and bmc.fingerprint is None:
@@ -43,12 +44,17 @@ class Trust(HTTPAdapter):
         """Leave the connection as the context made it, for the same reason."""
 
 
-def _context(bmc: Bmc) -> ssl.SSLContext:
+def _context(bmc: Console) -> ssl.SSLContext:
     if bmc.trust == "pinned":
         # A BMC's own certificate is rarely signed and its name is rarely right: the fingerprint,
         # which the adapter compares, says more than both.
         return _unverified()
-    return ssl.create_default_context(cafile=str(bmc.ca) if bmc.trust == "ca" else None)
+    if bmc.trust != "ca":
+        return ssl.create_default_context()
+    if isinstance(bmc.ca, str):
+        # No text at all must not come to mean the system's CAs, as it would.
+        return ssl.create_default_context(cadata=bmc.ca or "none")
+    return ssl.create_default_context(cafile=str(bmc.ca))
 
 
 def _unverified() -> ssl.SSLContext:
@@ -57,7 +63,7 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
-def require_means(node: Node, port: int, seconds: float) -> None:
+def require_means(node: Machine, port: int, seconds: float) -> None:
     """Raise Unreachable when what the lab file trusts cannot be known: no fingerprint, or no CA in its file.
 
     `seconds` bounds the look at what certificate the BMC shows, to be told with it.
@@ -70,7 +76,7 @@ def require_means(node: Node, port: int, seconds: float) -> None:
         try:
             _context(node.bmc)
         except OSError as error:  # ssl.SSLError is one
-            message = f"the CA of {node.bmc.name} cannot be read from {node.bmc.ca}: {error}"
+            message = f"the CA of {node.bmc.name} cannot be read from {_where(node.bmc.ca)}: {error}"
             raise Unreachable(message, node=node.name) from error
 
 
@@ -80,13 +86,13 @@ def is_distrust(error: Exception) -> bool:
     return "CERTIFICATE_VERIFY_FAILED" in reason or "Fingerprints did not match" in reason
 
 
-def untrusted(node: Node, port: int, error: Exception, seconds: float) -> Unreachable:
+def untrusted(node: Machine, port: int, error: Exception, seconds: float) -> Unreachable:
     """What to tell of a certificate that is not trusted: who would be, what was found, what to do."""
     found = shown(str(node.bmc.address), port, seconds)
     if node.bmc.trust == "pinned":
         message = f"{_place(node, port)} shows another certificate than the pinned {node.bmc.fingerprint}"
         return Unreachable(message, node=node.name, last_seen=_seen(found), likely=_renewed(node))
-    signer = f"the CA in {node.bmc.ca}" if node.bmc.trust == "ca" else "a CA this system trusts"
+    signer = f"the CA in {_where(node.bmc.ca)}" if node.bmc.trust == "ca" else "a CA this system trusts"
     message = f"{_place(node, port)} shows a certificate that {signer} does not vouch for: {innermost(error)}"
     return Unreachable(message, node=node.name, last_seen=_seen(found), likely=_how_to_pin(node, found))
 
@@ -113,15 +119,19 @@ def innermost(error: BaseException) -> BaseException:
     return innermost(inner) if isinstance(inner, BaseException) else error
 
 
-def _place(node: Node, port: int) -> str:
+def _place(node: Machine, port: int) -> str:
     return f"{node.bmc.name} (https://{node.bmc.address}{'' if port == 443 else f':{port}'})"
+
+
+def _where(ca: Path | str | None) -> str:
+    return "its configuration" if isinstance(ca, str) else str(ca)
 
 
 def _seen(found: str | None) -> str:
     return f"a certificate with SHA-256 {found}" if found else "no certificate"
 
 
-def _how_to_pin(node: Node, found: str | None) -> str:
+def _how_to_pin(node: Machine, found: str | None) -> str:
     where = f"nodes.{node.name}.bmc"
     if not found:
         return f"there is no Redfish service at {node.bmc.address}; check {where}.address"
@@ -131,7 +141,7 @@ def _how_to_pin(node: Node, found: str | None) -> str:
     )
 
 
-def _renewed(node: Node) -> str:
+def _renewed(node: Machine) -> str:
     return (
         "the BMC's certificate was renewed, or another machine answers at its address. If the BMC's own "
         f"pages or a local console show what was seen, write it to nodes.{node.name}.bmc.fingerprint"

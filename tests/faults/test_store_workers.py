@@ -27,8 +27,8 @@ SOON = Patience(20, first=0.001, most=0.02)
 def service(store_url: str, tmp_path: Path) -> Iterator[BootProcess]:
     service = BootProcess(tmp_path, store_url, WORKERS)
     yield service
-    assert service.stop() == 0
-    service.close()
+    with closing(service):
+        assert service.stop() == 0
 
 
 def test_64_nodes_at_once_each_in_its_order_and_one_answer_each(service: BootProcess, store_url: str) -> None:
@@ -60,7 +60,9 @@ def test_64_nodes_at_once_each_in_its_order_and_one_answer_each(service: BootPro
     assert {len(each) for each in acknowledged} == {REPORTS}
     with closing(Store(store_url)) as store:
         for number in range(NODES):
-            kept = [event for event in store.events(node=f"node{number}") if event.kind in ("failed", "answer")]
+            kept = [
+                event for event in store.events(node=f"node{number}") if event.kind in ("failed", "answer")
+            ]
             assert [event.text for event in kept[1:]] == acknowledged[number]
             assert kept[0].kind == "answer"
         assert {permit.state for permit in store.permits(0)} == {"spent"}

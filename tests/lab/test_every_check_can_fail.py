@@ -49,6 +49,14 @@ WHAT_IS_INSTALLED = [
         "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
         "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
         r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+    run("another certificate", "server",
+        "cp -a /etc/rackproof/tls /root/kept-tls && openssl req -x509 -new -key /etc/rackproof/tls/server.key"
+        " -subj /CN=other -addext subjectAltName=IP:10.10.1.1 -days 9 -out /etc/rackproof/tls/server.crt"
+        " && systemctl reload nginx",
+        "cp -a /root/kept-tls/. /etc/rackproof/tls/ && rm -r /root/kept-tls && systemctl reload nginx",
+        r"server::test_shows_the_pinned_certificate"),
+    run("a key that others can read", "server", "chmod 644 /etc/rackproof/tls/server.key",
+        "chmod 600 /etc/rackproof/tls/server.key", r"server::test_key_is_roots_alone"),
     edited("an older install", "node2", "/etc/rackproof/install.json", 's/"nonce": "..../"nonce": "0000/',
            r"install::test_nonce_is_of_this_install\[node2\]"),
     run("installed before this run", "node3",
@@ -180,6 +188,8 @@ def test_a_cut_link_is_caught(lab: Lab) -> None:
     finally:
         lab.rack("heal", "node3", "storage")
         settle(lab)
+    assert "disconnected" in (lab.report / "node3" / "cluster.txt").read_text()
+    assert "10.10.2.23/24" in (lab.report / "node3" / "network.txt").read_text()
     both = way("node3", both=True)
     judge(caught, [(
         rf"corosync::test_link_to_peer\[{both}-storage\]",
@@ -204,6 +214,8 @@ def test_a_node_without_power_is_caught(lab: Lab) -> None:
     finally:
         lab.rack("power", "node4", "on")
         settle(lab)
+    assert "power: Off" in (lab.report / "node4" / "bmc.txt").read_text()
+    assert (lab.report / "node4" / "network.txt").read_text().startswith("not to be had: node4: ssh")
     judge(caught, [(r"bmc::test_node_is_on\[node4\]",)])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from lxml import html  # type: ignore[import-untyped]  # its stubs are another package
 
+from reports.advice import advise
 from reports.culprits import culprits, nodes_in
 from reports.history import About
 from reports.page import Material, PageUnwritable, render, write_page
@@ -92,7 +93,13 @@ def test_a_machine_that_is_in_the_way_of_many_checks_is_one_culprit(tmp_path: Pa
         story.note(Outcome(f"bmc: {name}[node2]", "power", "failed", 0.1, said=told))
     found = [(each.where, each.what, each.likely, each.sort, len(each.outcomes)) for each in culprits(story)]
     assert found == [
-        (["server"], "ssh root@10.10.1.1:22: Connection refused", "", "lab trouble", 3),
+        (
+            ["server"],
+            "ssh root@10.10.1.1:22: Connection refused",
+            advise(["Connection refused"]),
+            "lab trouble",
+            3,
+        ),
         (["node2"], "no answer", "it is off", "lab trouble", 2),
     ]
     assert "in the way of 3 checks" in words(section(page(tmp_path, Material("r", "verify", story)), "wrong"))

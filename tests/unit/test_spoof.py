@@ -704,5 +704,5 @@ def test_every_token_is_compared_in_constant_time(
         monkeypatch.setattr(module, "hmac", watched)
     ask = next(ask for ask in ASKS if ask.name == name)
     ask.make(scene(ask), **change)
-    assert len(compared_with) == compared
+    assert len(compared_with) >= compared
     assert all(len(each) == 64 for pair in compared_with for each in pair)

@@ -10,8 +10,9 @@ import pytest
 
 from provision.ledger import Event
 from provision.run import STEPS
-from reports import files
-from reports.story import Outcome, Story, duration
+from reports import files, past
+from reports.story import NodeTold, Outcome, Story, duration
+from reports.terminal import node_line
 
 
 def event(
@@ -42,6 +43,25 @@ def test_dhcp_of_the_installed_system_is_no_step_back(story: Story) -> None:
     assert story.nodes["node1"].last == "dhcp"
     story.take(event("permitted", node="node1"))
     assert story.nodes["node1"].phase == "permitted"
+
+
+@pytest.mark.parametrize(
+    ("phase", "age", "slow"),
+    [("dhcp", 3.0, False), ("dhcp", 9.0, True), ("registered", 900.0, False), ("answer", 900.0, False)],
+)
+def test_a_node_slower_than_its_own_past_is_said_to_be(phase: str, age: float, slow: bool) -> None:
+    node = NodeTold("node4", phase, since=100.0, last="DISCOVER")
+    line = node_line(node, {"boot-script": 2.0, "node-joined": 2.0}, phased=True, now=100.0 + age).plain
+    assert ("slower than its usual 2.0 s; last seen: DISCOVER" in line) == slow
+    assert line.endswith("DISCOVER")
+
+
+def test_without_a_history_that_can_be_read_nothing_is_usual(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    assert past.usual(path, "hall") == {}
+    assert not path.exists()
+    path.write_text("this is no database" * 100)
+    assert past.usual(path, "hall") == {}
 
 
 def test_checks_count_beside_their_step_and_steps_do_not_count_as_checks(story: Story) -> None:

@@ -1,0 +1,155 @@
+"""What is fetched of a blamed machine, and that a machine which tells nothing costs little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from provision import diagnose
+from provision.errors import LabError, NodesFailed, Unreachable
+from provision.inventory import Lab, load
+from provision.ledger import Ledger
+from provision.remote import LocalRemote, Remote
+from provision.run import Run
+from provision.session import Request, Session
+
+ROOT = Path(__file__).parents[2]
+
+
+class Here:
+    """Every machine is this one; those that are away do not answer."""
+
+    def __init__(self) -> None:
+        self.away = set[str]()
+        self.asked: list[str] = []
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def node(self, name: str) -> Remote:
+        self.asked.append(name)
+        if name in self.away:
+            raise Unreachable("ssh: Connection timed out", node=name)
+        return LocalRemote(name)
+
+    @property
+    def server(self) -> Remote:
+        return LocalRemote("server")
+
+
+class Board:
+    """A BMC that answers one question and not the other."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def power_state(self) -> str:
+        raise Unreachable("gives no answer", node="node1")
+
+
+@pytest.fixture
+def virtual(monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(diagnose, "Board", Board)
+    return load(ROOT / "labs" / "virtual.yaml")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Here:
+    here = Here()
+    monkeypatch.setattr(diagnose, "Machines", lambda lab, ledger: here)
+    return here
+
+
+@pytest.fixture
+def run(ledger: Ledger) -> Iterator[Run]:
+    yield Run("virtual", "run-1", ledger, acting=frozenset())
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.txt")}
+
+
+def test_a_blamed_node_tells_of_network_journal_cluster_ceph_dhcp_and_board(
+    tmp_path: Path, virtual: Lab, here: Here, run: Run
+) -> None:
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    told = files(tmp_path)
+    assert set(told) == {f"node1/{name}.txt" for name in
+                         ("network", "journal", "cluster", "ceph", "dhcp", "bmc")}  # fmt: skip
+    assert "$ ip -br address\n" in told["node1/network.txt"]
+    assert "127.0.0.1/8" in told["node1/network.txt"]
+    assert "52:54:00:a1:01:21" in told["node1/dhcp.txt"]
+    assert told["node1/bmc.txt"].startswith("not to be had: node1: gives no answer")
+    (said,) = [event for event in run.events if event.kind == "diagnosed"]
+    assert (said.node, "ceph.txt" in said.text) == ("node1", True)
+
+
+def test_a_command_that_is_not_there_or_hangs_is_said_and_the_next_goes_on(
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "COMMAND_SECONDS", 0.2)
+    commands = ("no-such-command", "sleep 60", "echo still here; exit 3")
+    monkeypatch.setattr(diagnose, "ON_NODE", {"network.txt": commands})
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    told = files(tmp_path)["node1/network.txt"]
+    assert "$ no-such-command" in told
+    assert "(ended with 127)" in told
+    assert "(ended with 124)" in told
+    assert told.endswith("still here\n(ended with 3)\n")
+
+
+def test_a_node_that_is_away_is_waited_for_once(tmp_path: Path, virtual: Lab, here: Here, run: Run) -> None:
+    here.away.add("node2")
+    diagnose.fetch(virtual, run, ["node2"], tmp_path)
+    assert here.asked == ["node2"]
+    told = files(tmp_path)
+    assert told["node2/network.txt"] == "not to be had: node2: ssh: Connection timed out\n"
+    assert "journalctl -u dnsmasq" in told["node2/dhcp.txt"]
+
+
+def test_the_server_and_unknown_names(tmp_path: Path, virtual: Lab, here: Here, run: Run) -> None:
+    diagnose.fetch(virtual, run, ["server", "node9", "../../etc"], tmp_path)
+    assert set(files(tmp_path)) == {"server/journal.txt"}
+
+
+def test_a_file_keeps_its_end(
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "ON_NODE", {"network.txt": ("seq 1 30000",)})
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    kept = (tmp_path / "node1" / "network.txt").read_bytes()
+    assert len(kept) == diagnose.MOST_BYTES
+    assert kept.endswith(b"30000\n")
+
+
+class Item:
+    """A test with a case, as pytest has it."""
+
+    def __init__(self, **params: Any) -> None:
+        if params:
+            self.callspec = type("CallSpec", (), {"params": params})()
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "blamed"),
+    [
+        (Item(), LabError("gave up", node="node2"), {"node2"}),
+        (Item(), NodesFailed({"node1": LabError("a", node="node1"), "node3": OSError("b")}), {"node1", "node3"}),
+        (Item(node="node3", peer="node4"), AssertionError(), {"node3", "node4"}),
+        (Item(node="node3"), LabError("no route", node="node1"), {"node1"}),
+        (Item(), AssertionError("HEALTH_ERR"), {"node1"}),
+    ],
+)  # fmt: skip
+def test_who_is_blamed(item: Item, error: BaseException, blamed: set[str]) -> None:
+    session = Session.prepare(Request("verify", ROOT / "labs" / "virtual.yaml"))
+    session.blame(cast("pytest.Item", item), error)
+    assert session.blamed == blamed
