@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -64,7 +65,11 @@ class Refusals:
 
 def who_asks(request: Request) -> str:
     """The address that nginx says the request came from, or "unknown"."""
-    said = request.headers.get("x-real-ip", "")
+    return _address(request.headers.get("x-real-ip", "")[:64])
+
+
+@lru_cache(maxsize=4096)
+def _address(said: str) -> str:
     try:
         return "unknown" if "%" in said else str(ip_address(said))
     except ValueError:
