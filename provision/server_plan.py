@@ -299,8 +299,12 @@ def _module_file(module: str) -> Path:
 def _imports(file: Path) -> Iterator[str]:
     """The project's modules that a file imports, with the packages they lie in."""
     nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    named = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    named += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # What is imported from a package may be one of its modules.
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            named += [node.module, *(module for module in inner if _module_file(module).exists())]
     for module in named:
         if module.partition(".")[0] == PROVISION.name:
             words = module.split(".")

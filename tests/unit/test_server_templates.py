@@ -220,6 +220,19 @@ def test_the_boot_service_is_shipped_with_what_it_imports_and_no_more() -> None:
     assert not {"provision/remote.py", "provision/ssh.py", "provision/boot_service/client.py"} & names
 
 
+def test_a_module_that_is_imported_by_its_package_is_shipped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "provision"
+    package.mkdir()
+    for name in ("one", "two"):
+        (package / f"{name}.py").touch()
+    source = package / "three.py"
+    source.write_text("from provision import one\nfrom provision.two import anything\nimport json\n")
+    monkeypatch.setattr(server_plan, "PROVISION", package)
+    assert set(server_plan._imports(source)) == {"provision", "provision.one", "provision.two"}
+
+
 def test_every_file_of_a_part_is_among_the_files_whose_facts_are_read(lab: Lab, facts: Facts) -> None:
     files = {file.path for part in server_plan.parts(lab, facts, CERTIFICATE) for file in part.files}
     assert files == set(server_plan.paths())
