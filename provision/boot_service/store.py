@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from provision.boot_service import accounts, current_run
 from provision.boot_service.messages import Grant, PermitState, Rack
 from provision.errors import RackproofError
 from provision.ledger import Event, Ledger, metadata
@@ -126,7 +127,7 @@ class Permit:
 class Store(Ledger):
     """A ledger that also holds one rack and its permits. Tokens are kept as SHA-256 only."""
 
-    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store)
+    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store, accounts.metadata, current_run.metadata)
 
     def __init__(self, where: str | Path) -> None:
         super().__init__(where)
