@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, Protocol
@@ -24,6 +25,8 @@ from provision.boot_service.routes import ERROR_SCHEMA, SECURITY_SCHEMES, Denied
 from provision.boot_service.service import Service
 from provision.boot_service.store import NotGranted
 from provision.ledger import Event
+
+log = logging.getLogger(__name__)
 
 AUDITED = ("action", "login", "login-refused", "logout", "accounts", "refused", "permit", "permit-revoked", "rack")
 """Kinds of event that say who did what, or was refused it."""
@@ -322,7 +325,8 @@ async def _action_refused(_request: Request, error: ActionRefused) -> Response:
     return _error(error.status, error.why)
 
 
-async def _no_store(_request: Request, _error_: SQLAlchemyError) -> Response:
+async def _no_store(_request: Request, error: SQLAlchemyError) -> Response:
+    log.error("the store failed: %s", error)
     return _error(503, "the store cannot be reached, so nothing was done; ask again")
 
 

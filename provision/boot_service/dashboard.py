@@ -32,7 +32,7 @@ PAGES = Path(__file__).parent / "pages"
 EVENTS_OF_A_PAGE = 50
 LOGS_OF_A_PAGE = 8
 SIGNS = {
-    "idle": ("–", "quiet", "not being installed"), "waiting": ("▸", "busy", "waiting to be heard"),
+    "idle": ("–", "quiet", "idle"), "waiting": ("▸", "busy", "waiting"),
     "installing": ("▸", "busy", "installing"), "late": ("!", "bad", "late"), "failed": ("✗", "bad", "failed"),
     "registered": ("✓", "good", "registered"), "expired": ("✗", "bad", "its leave expired"),
     "rescue": ("▸", "busy", "rescue"),
@@ -235,7 +235,7 @@ def _environment(static: dict[str, bytes]) -> Environment:
     environment.globals.update(PHASES=PHASES, SIGNS=SIGNS, STEP_SIGNS=STEP_SIGNS, SORTS=SORTS, versions=versions)
     environment.filters.update(
         duration=said.duration, clock_time=said.clock_time, date_time=said.date_time, iso_time=said.iso_time,
-        words=said.words, one_line=said.one_line,
+        words=said.words, moment=said.moment, one_line=said.one_line,
     )  # fmt: skip
     return environment
 

@@ -128,12 +128,13 @@ def _permits(connection: Connection, permits: Table, names: Sequence[str]) -> di
 def _marks(connection: Connection, asked: CTE, lab: str) -> dict[str, dict[str, tuple[float, str]]]:
     """When each phase was first reached since the newest permit, and in which words, by node and kind."""
     began = select(asked.c.name, _newest(lab, asked, _events.c.kind == "permit").label("seq")).cte("began")
+    since = _events.alias("since")
     firsts = (
-        select(func.min(_events.c.seq))
-        .where(_events.c.lab == lab, _events.c.node == began.c.name, _events.c.seq > began.c.seq,
-               _events.c.kind.in_([*PHASES, "failed"]))
-        .group_by(_events.c.node, _events.c.kind)
-    )  # fmt: skip
+        select(func.min(since.c.seq))
+        .join_from(began, since, (since.c.lab == lab) & (since.c.node == began.c.name) & (since.c.seq > began.c.seq))
+        .where(since.c.kind.in_([*PHASES, "failed"]))
+        .group_by(since.c.node, since.c.kind)
+    )
     query = select(_events.c.node, _events.c.kind, _events.c.time, _events.c.text).where(_events.c.seq.in_(firsts))
     marks: dict[str, dict[str, tuple[float, str]]] = {}
     for node, kind, time, text in connection.execute(query):

@@ -33,6 +33,14 @@ def date_time(moment: float) -> str:
     return time.strftime("%d %b %Y %H:%M:%S UTC", time.gmtime(moment)).lstrip("0")
 
 
+def moment(at: float, now: float) -> str:
+    """When, as short as it can be at `now`: "22:31:05" of today, "21 Nov 22:31" of another day, with its year."""
+    day, today = time.gmtime(at), time.gmtime(now)
+    if day[:3] == today[:3]:
+        return time.strftime("%H:%M:%S", day)
+    return time.strftime("%d %b %H:%M" if day.tm_year == today.tm_year else "%d %b %Y", day).lstrip("0")
+
+
 def iso_time(moment: float) -> str:
     """When, for machines: "2026-11-22T22:31:05Z"."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
@@ -48,7 +56,11 @@ def one_line(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{words(key)} {one_line(each)}" for key, each in value.items() if each not in (None, "", [], {}))
+        return ", ".join(
+            words(key) if each is True else f"{words(key)} {one_line(each)}"
+            for key, each in value.items()
+            if each not in (None, False, "", [], {})
+        )
     if isinstance(value, list | tuple):
         return "; ".join(one_line(each) for each in value)
     return "not known" if value is None else str(value)

@@ -140,7 +140,9 @@ def _row(scale: _Scale, name: str, events: Sequence[Event]) -> Row:
         # A phase that was reached is not left again: DHCP goes on long after the first boot.
         if sort and (not starts or SORTS.index(sort) > SORTS.index(starts[-1][0])):
             starts.append((sort, event.time))
-    ends = [start for _, start in starts[1:]] + [scale.ended]
+    # After a failure nothing is known to go on.
+    last = [event.time for event in events if event.kind == "failed" and starts and event.time >= starts[-1][1]]
+    ends = [start for _, start in starts[1:]] + [last[0] if last else scale.ended]
     spans = [
         scale.span(sort, sort.replace(" ", "-"), start, end)
         for (sort, start), end in zip(starts, ends, strict=False)
