@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provision.boot_service import current_run
+from argon2 import PasswordHasher
+
+from provision.boot_service import accounts, current_run
 from provision.boot_service.accounts import Account, AccountList, Accounts
 from provision.boot_service.actions import ActionRefused
 from provision.boot_service.messages import Grant, Rack, RackNode, RunState
@@ -21,7 +24,14 @@ LAB, RUN = "hall-3", "20261122-2204-k7f3"
 PASSWORDS = {"vera": "viewers-password", "otto": "operators-password"}
 TOKENS = {"vera": "viewer-token-0123456789abcdef", "otto": "operator-token-0123456789abcdef"}
 ROLES = {"vera": "viewer", "otto": "operator"}
-DEADLINES = {"dhcp": 360.0, "boot-script": 60.0, "answer": 240.0, "installed": 1500.0, "first-boot": 900.0, "registered": 300.0}
+DEADLINES = {
+    "dhcp": 360.0,
+    "boot-script": 60.0,
+    "answer": 240.0,
+    "installed": 1500.0,
+    "first-boot": 900.0,
+    "registered": 300.0,
+}
 NONCE = "5f2a9c1e7b3d48608c1f0e2d4b6a8c90"
 SECRET_HASH = "$6$rounds=5000$saltsalt$QKsecretsecretsecretsecretsecret0123456789/abcdefghij"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBk7cQ0wAAAAmiddleAAAAofAAAAitzZ9u3Qm1x7 admin@hall"
@@ -79,7 +89,15 @@ class PlayedActions:
 
     async def permit_install(self, node: str, who: str, confirmed: str) -> str:
         if confirmed != node:
-            event = self.service.store.event(self.service.clock(), "action", "refused", node=node, who=who, action="permit an install", outcome="refused: the name does not match")
+            event = self.service.store.event(
+                self.service.clock(),
+                "action",
+                "refused",
+                node=node,
+                who=who,
+                action="permit an install",
+                outcome="refused: the name does not match",
+            )
             await self.service.work(self.service.store.append, event)
             raise ActionRefused(422, f"type {node} to mean it")
         return await self._did(who, node, "permit an install")
@@ -98,7 +116,15 @@ class PlayedActions:
     async def _did(self, who: str, node: str, *what: str) -> str:
         self.done.append((who, node, *what))
         text = f"{' '.join(what)}: done"
-        event = self.service.store.event(self.service.clock(), "action", f"{who}: {text}", node=node, who=who, action=" ".join(what), outcome="done")
+        event = self.service.store.event(
+            self.service.clock(),
+            "action",
+            f"{who}: {text}",
+            node=node,
+            who=who,
+            action=" ".join(what),
+            outcome="done",
+        )
         await self.service.work(self.service.store.append, event)
         return text
 
@@ -106,7 +132,9 @@ class PlayedActions:
 class Played:
     """A store with a rack of `count` nodes and two people, and what a run does to it."""
 
-    def __init__(self, folder: Path, count: int, now: float, *, people: bool = True, name: str = "node{}") -> None:
+    def __init__(
+        self, folder: Path, count: int, now: float, *, people: bool = True, name: str = "node{}"
+    ) -> None:
         self.store = Store(folder / "boot.db")
         self.names = [name.format(number) for number in range(1, count + 1)]
         self.store.put_rack(Rack(lab=LAB, nodes=tuple(map(_node, self.names, range(1, count + 1)))), now)
@@ -115,7 +143,18 @@ class Played:
 
     def tell(self, now: float, node: str | None, kind: str, text: str = "", **facts: Any) -> Event:
         """Something that a node says, or that is said of it."""
-        return self.store.append(Event(time=now, run=RUN, lab=LAB, step=None, node=node, kind=kind, text=text or TEXTS.get(kind, kind), facts=facts))
+        return self.store.append(
+            Event(
+                time=now,
+                run=RUN,
+                lab=LAB,
+                step=None,
+                node=node,
+                kind=kind,
+                text=text or TEXTS.get(kind, kind),
+                facts=facts,
+            )
+        )
 
     def grant(self, node: str, now: float, **other: Any) -> int:
         """Leave for the node to be installed."""
@@ -137,7 +176,9 @@ class Played:
         """Let a node reach a phase."""
         permit = self.store.current_permit(node)
         assert permit
-        told = {"installed": HARDWARE, "registered": {"nonce": NONCE, "log": "first boot: all done\n"}}.get(phase, {}) | facts
+        told = {"installed": HARDWARE, "registered": {"nonce": NONCE, "log": "first boot: all done\n"}}.get(
+            phase, {}
+        ) | facts
         event = permit.event(now, phase, TEXTS[phase], who="10.10.1.21", **told)
         if phase == "answer":
             self.store.spend(permit, now, who="10.10.1.21", macs=["ac:1f:6b:00:00:01"], **facts)
@@ -152,7 +193,14 @@ class Played:
         at = began
         for name, state in states.items():
             timed = state in ("done", "failed")
-            steps.append({"name": name, "state": state, "began": None if state in ("waiting", "not-reached") else at, "seconds": 4.0 if timed else None})
+            steps.append(
+                {
+                    "name": name,
+                    "state": state,
+                    "began": None if state in ("waiting", "not-reached") else at,
+                    "seconds": 4.0 if timed else None,
+                }
+            )
             at += 4.0 if timed else 0
         ended = now if "running" not in states.values() and "waiting" not in states.values() else None
         outcome = None if ended is None else "NOT PROVED" if "failed" in states.values() else "PROVED"
@@ -164,7 +212,16 @@ class Played:
 def busy_rack(folder: Path, now: float) -> Played:
     """Six nodes: complete, being installed, late and silent, failed, waiting, and never heard."""
     rack = Played(folder, 6, now - 900)
-    rack.run(now - 299, now - 300, server="done", power="done", install="running", cluster="waiting", ceph="waiting", templates="waiting")
+    rack.run(
+        now - 299,
+        now - 300,
+        server="done",
+        power="done",
+        install="running",
+        cluster="waiting",
+        ceph="waiting",
+        templates="waiting",
+    )
     rack.go("node1", "registered", now - 290, 22)
     rack.go("node2", "first-boot", now - 290, 30)
     rack.go("node3", "boot-script", now - 289, 6)
@@ -172,22 +229,45 @@ def busy_rack(folder: Path, now: float) -> Played:
     rack.tell(now - 30, "node4", "failed", "the installer stopped: no disk matches the filter ID_SERIAL_SHORT=S3Z8*",
               log="auto-installer: fetched answer\nauto-installer: ERROR: no disk matches\n" + "trace line\n" * 8, who="10.10.1.24")  # fmt: skip
     rack.grant("node5", now - 20)
-    rack.tell(now - 10, None, "refused", "POST /answer/{token} of 10.10.1.77 refused: no permit has this token", who="10.10.1.77", what="POST /answer/{token}", status=404, why="no permit has this token")
+    rack.tell(
+        now - 10,
+        None,
+        "refused",
+        "POST /answer/{token} of 10.10.1.77 refused: no permit has this token",
+        who="10.10.1.77",
+        what="POST /answer/{token}",
+        status=404,
+        why="no permit has this token",
+    )
     return rack
+
+
+@contextmanager
+def cheap_hashes() -> Iterator[None]:
+    """Argon2id with so little work that tests need not wait for it."""
+    before = accounts._hasher
+    accounts._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    yield
+    accounts._hasher = before
 
 
 def everybody(**other: Any) -> AccountList:
     """The accounts of Vera the viewer and Otto the operator."""
-    return AccountList(accounts=tuple(Account.model_validate({"name": name, "role": role, "password": PASSWORDS[name], "token": TOKENS[name]} | other) for name, role in ROLES.items()))
-
-
-def run_async(coroutine: Any) -> Any:
-    """The coroutine's result."""
-    return asyncio.run(coroutine)
+    return AccountList(
+        accounts=tuple(
+            Account.model_validate(
+                {"name": name, "role": role, "password": PASSWORDS[name], "token": TOKENS[name]} | other
+            )
+            for name, role in ROLES.items()
+        )
+    )
 
 
 def _node(name: str, number: int) -> RackNode:
-    macs = (f"ac:1f:6b:00:{number // 256:02x}:{number % 256:02x}", f"ac:1f:6b:01:{number // 256:02x}:{number % 256:02x}")
+    macs = (
+        f"ac:1f:6b:00:{number // 256:02x}:{number % 256:02x}",
+        f"ac:1f:6b:01:{number // 256:02x}:{number % 256:02x}",
+    )
     return RackNode.model_validate({"name": name, "macs": macs, "address": f"10.10.{1 + number // 200}.{20 + number % 200}", "boot_script": "#!ipxe\nexit 0\n",
                                     "grub_script": "exit\n" if number == 1 else None})  # fmt: skip
 

@@ -28,7 +28,17 @@ from provision.ledger import Event
 
 log = logging.getLogger(__name__)
 
-AUDITED = ("action", "login", "login-refused", "logout", "accounts", "refused", "permit", "permit-revoked", "rack")
+AUDITED = (
+    "action",
+    "login",
+    "login-refused",
+    "logout",
+    "accounts",
+    "refused",
+    "permit",
+    "permit-revoked",
+    "rack",
+)
 """Kinds of event that say who did what, or was refused it."""
 MOST_SEQ = 2**63 - 1
 CHECK_SECONDS = 10.0
@@ -99,7 +109,9 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 class Api:
     """The handlers; routes.mount puts them behind a gate."""
 
-    def __init__(self, service: Service, accounts: Accounts, actions: Actions | None, power: PowerBoard) -> None:
+    def __init__(
+        self, service: Service, accounts: Accounts, actions: Actions | None, power: PowerBoard
+    ) -> None:
         self._service, self._store = service, service.store
         self._accounts, self._actions, self.board = accounts, actions, power
 
@@ -154,7 +166,9 @@ class Api:
 
     async def put_run(self, run: RunState) -> dict[str, bool]:
         """Know how far the harness is."""
-        return {"changed": await self._service.work(current_run.put_run, self._store, run, self._service.clock())}
+        return {
+            "changed": await self._service.work(current_run.put_run, self._store, run, self._service.clock())
+        }
 
     async def put_rack(self, rack: Rack) -> dict[str, bool]:
         """Know these nodes and no others."""
@@ -178,7 +192,9 @@ class Api:
         """Revoke the permits of a run, or of a node."""
         if (run is None) == (node is None):
             raise HTTPException(422, "name either a run or a node whose permits are to be revoked")
-        return {"revoked": await self._service.work(self._store.revoke, self._service.clock(), run=run, node=node)}
+        return {
+            "revoked": await self._service.work(self._store.revoke, self._service.clock(), run=run, node=node)
+        }
 
     # Actions
 

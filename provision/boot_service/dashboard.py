@@ -52,7 +52,9 @@ class Dashboard:
 
     def __init__(self, service: Service, accounts: Accounts, api: Api) -> None:
         self._service, self._store, self._accounts, self._api = service, service.store, accounts, api
-        self._static = {path.name: path.read_bytes() for path in (PAGES / "static").iterdir() if path.is_file()}
+        self._static = {
+            path.name: path.read_bytes() for path in (PAGES / "static").iterdir() if path.is_file()
+        }
         self._templates = _environment(self._static)
 
     # Log-in
@@ -72,11 +74,17 @@ class Dashboard:
                 self._accounts.log_in, name, password, address_of(request), self._service.clock()
             )
         except TooManyFailures:
-            return self._page(request, "login.html.j2", 429, why="Too many log-ins failed. Wait five minutes.")
+            return self._page(
+                request, "login.html.j2", 429, why="Too many log-ins failed. Wait five minutes."
+            )
         if session is None:
-            return self._page(request, "login.html.j2", 403, why="This name and password do not belong together.")
+            return self._page(
+                request, "login.html.j2", 403, why="This name and password do not belong together."
+            )
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, session, max_age=int(SESSION_SECONDS), secure=True, httponly=True, samesite="strict")
+        answer.set_cookie(
+            COOKIE, session, max_age=int(SESSION_SECONDS), secure=True, httponly=True, samesite="strict"
+        )
         return answer
 
     async def logout(self, request: Request) -> Response:
@@ -106,7 +114,9 @@ class Dashboard:
         names = [node.name for node in nodes]
         asking = self._api.board.refresh(names)
         power = {name: self._api.board.known(name) for name in names}
-        return self._page(request, "rack.html.j2", nodes=nodes, run=run, power=power, asking=asking, last=last)
+        return self._page(
+            request, "rack.html.j2", nodes=nodes, run=run, power=power, asking=asking, last=last
+        )
 
     async def timeline(self, request: Request) -> Response:
         """The newest run across time."""
@@ -130,7 +140,9 @@ class Dashboard:
         if before is not None and not 0 < before < 2**63:
             raise HTTPException(404, "there is no such page")
         last = await self._read(self._store.last_seq)
-        events = await self._read(lambda: newest_events(self._store, kinds=AUDITED, before=before, limit=EVENTS_OF_A_PAGE + 1))
+        events = await self._read(
+            lambda: newest_events(self._store, kinds=AUDITED, before=before, limit=EVENTS_OF_A_PAGE + 1)
+        )
         return self._page(request, "audit.html.j2", events=events[:EVENTS_OF_A_PAGE], before=before, last=last,
                           older=_older(events))  # fmt: skip
 
@@ -149,7 +161,9 @@ class Dashboard:
             return RedirectResponse(f"/nodes/{node}", 303)
         return self._page(request, "error.html.j2", status, why=outcome)
 
-    async def _outcome(self, request: Request, node: str, name: str, order: dict[str, str]) -> tuple[int, str]:
+    async def _outcome(
+        self, request: Request, node: str, name: str, order: dict[str, str]
+    ) -> tuple[int, str]:
         for field, value in order.items():
             if field in _CHOICES and value not in _CHOICES[field]:
                 return 422, f"{field} must be one of {', '.join(_CHOICES[field])}"
@@ -171,7 +185,9 @@ class Dashboard:
         now = self._service.clock()
         last = self._store.last_seq()
         events = newest_events(self._store, node=node.name, before=before, limit=EVENTS_OF_A_PAGE + 1)
-        told = newest_events(self._store, node=node.name, kinds=("failed", "registered", "installer", "status"), limit=200)
+        told = newest_events(
+            self._store, node=node.name, kinds=("failed", "registered", "installer", "status"), limit=200
+        )
         heard = newest_events(self._store, node=node.name, kinds=("installed", "answer"), limit=20)
         return {
             "state": node_state(self._store, node.name, now), "events": events[:EVENTS_OF_A_PAGE], "last": last,
@@ -225,14 +241,18 @@ class Dashboard:
         return await asyncio.to_thread(job)
 
 
-
-
 def _environment(static: dict[str, bytes]) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     versions = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in static.items()}
-    environment.globals.update(PHASES=PHASES, SIGNS=SIGNS, STEP_SIGNS=STEP_SIGNS, SORTS=SORTS, versions=versions)
+    environment.globals.update(
+        PHASES=PHASES, SIGNS=SIGNS, STEP_SIGNS=STEP_SIGNS, SORTS=SORTS, versions=versions
+    )
     environment.filters.update(
         duration=said.duration, clock_time=said.clock_time, date_time=said.date_time, iso_time=said.iso_time,
         words=said.words, moment=said.moment, one_line=said.one_line,
@@ -259,7 +279,11 @@ def _newest_of_each(events: Sequence[Event]) -> list[Event]:
 
 def _digests(store: Any, permit: Permit) -> list[str]:
     permits = table(store, "permits")
-    columns = [permits.c[name] for name in ("answer_token_sha256", "report_token_sha256", "hook_token_sha256")]
+    columns = [
+        permits.c[name] for name in ("answer_token_sha256", "report_token_sha256", "hook_token_sha256")
+    ]
     with store.engine.connect() as connection:
-        row = connection.execute(permits.select().with_only_columns(*columns).where(permits.c.id == permit.id)).first()
+        row = connection.execute(
+            permits.select().with_only_columns(*columns).where(permits.c.id == permit.id)
+        ).first()
     return [digest for digest in row or () if digest]

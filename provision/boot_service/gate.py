@@ -52,7 +52,9 @@ class PeopleGate:
     async def _who(self, request: Request) -> Principal:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind:
-            found = await asyncio.to_thread(self._accounts.by_token, token) if kind.lower() == "bearer" else None
+            found = (
+                await asyncio.to_thread(self._accounts.by_token, token) if kind.lower() == "bearer" else None
+            )
             if found is None:
                 raise Denied(401, "no account has this token")
             return found

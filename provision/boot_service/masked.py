@@ -16,7 +16,9 @@ _SECRET = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
-_PUBLIC_KEY = re.compile(r"\b(ssh-[a-z0-9\-]+|ecdsa-[a-z0-9\-]+|sk-[a-z0-9@.\-]+) (AAAA[A-Za-z0-9+/]{8})[A-Za-z0-9+/]*?([A-Za-z0-9+/]{8}=*)(?![A-Za-z0-9+/=])")
+_PUBLIC_KEY = re.compile(
+    r"\b(ssh-[a-z0-9\-]+|ecdsa-[a-z0-9\-]+|sk-[a-z0-9@.\-]+) (AAAA[A-Za-z0-9+/]{8})[A-Za-z0-9+/]*?([A-Za-z0-9+/]{8}=*)(?![A-Za-z0-9+/=])"
+)
 _PATH = re.compile(r"(/(?:answer|first-boot|installed|report|seed|installations)/)[A-Za-z0-9_\-.~%]{8,}")
 _LONG = re.compile(r"(?<=/)(?=[^/\s\"']*[0-9])(?=[^/\s\"']*[A-Za-z])[A-Za-z0-9_\-]{24,}(?=[/\s\"'?#;&]|$)")
 _USER = re.compile(r"(://)[^/\s@\"']+:[^/\s@\"']+@")
@@ -28,7 +30,9 @@ def masked(text: str, digests: Collection[str] = ()) -> str:
     Words whose SHA-256 is one of `digests` are struck out wherever they stand; that is how the service
     recognises tokens it has never been told. Everything else goes by its form.
     """
-    struck = _WORD.sub(lambda word: STRUCK if _digest(word[0]) in digests else word[0], text) if digests else text
+    struck = (
+        _WORD.sub(lambda word: STRUCK if _digest(word[0]) in digests else word[0], text) if digests else text
+    )
     struck = _PEM.sub(STRUCK, struck)
     struck = _SECRET.sub(lambda found: found["key"] + STRUCK, struck)
     struck = _CRYPT.sub(STRUCK, struck)

@@ -19,7 +19,11 @@ CONDITIONS = ("idle", "waiting", "installing", "late", "failed", "registered", "
 def exposition(nodes: Sequence[NodeState], run: RunState | None, last: int, now: float) -> bytes:
     """All metrics as text. Times are in seconds; a node that never spoke has no last word."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Reading([*_of_nodes(nodes, now), *_of_run(run), _single("events", "Number of the newest event.", last)]))
+    registry.register(
+        _Reading(
+            [*_of_nodes(nodes, now), *_of_run(run), _single("events", "Number of the newest event.", last)]
+        )
+    )
     return generate_latest(registry)
 
 
@@ -40,9 +44,15 @@ def _of_nodes(nodes: Sequence[NodeState], now: float) -> Iterator[Metric]:
     conditions = GaugeMetricFamily("rackproof_nodes", "Nodes by condition.", labels=["condition"])
     for condition in CONDITIONS:
         conditions.add_metric([condition], counted[condition])
-    phase = GaugeMetricFamily("rackproof_node_phase", "1 for the phase that a node reached last.", labels=["node", "phase"])
-    silence = GaugeMetricFamily("rackproof_node_silence_seconds", "Time since a node was last heard.", labels=["node"])
-    in_phase = GaugeMetricFamily("rackproof_node_phase_seconds", "Time in this phase, while it is installed.", labels=["node"])
+    phase = GaugeMetricFamily(
+        "rackproof_node_phase", "1 for the phase that a node reached last.", labels=["node", "phase"]
+    )
+    silence = GaugeMetricFamily(
+        "rackproof_node_silence_seconds", "Time since a node was last heard.", labels=["node"]
+    )
+    in_phase = GaugeMetricFamily(
+        "rackproof_node_phase_seconds", "Time in this phase, while it is installed.", labels=["node"]
+    )
     for node in nodes:
         if node.phase:
             phase.add_metric([node.name, node.phase], 1)
@@ -56,7 +66,9 @@ def _of_nodes(nodes: Sequence[NodeState], now: float) -> Iterator[Metric]:
 def _of_run(run: RunState | None) -> Iterator[Metric]:
     if run is None:
         return
-    steps = GaugeMetricFamily("rackproof_run_step", "1 for the state that a step of the run is in.", labels=["step", "state"])
+    steps = GaugeMetricFamily(
+        "rackproof_run_step", "1 for the state that a step of the run is in.", labels=["step", "state"]
+    )
     for step in run.steps:
         steps.add_metric([step.name, step.state], 1)
     yield from (steps, _single("run_started_seconds", "When the run began, since the epoch.", run.started),

@@ -25,7 +25,9 @@ class Power:
 class PowerBoard:
     """Remembers each node's answer for half a minute; at most eight consoles are asked at a time."""
 
-    def __init__(self, ask: Callable[[str], Awaitable[str | None]] | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ask: Callable[[str], Awaitable[str | None]] | None, clock: Callable[[], float]
+    ) -> None:
         self._ask, self._clock = ask, clock
         self._known: dict[str, Power] = {}
         self._asking: dict[str, asyncio.Task[Power]] = {}

@@ -131,11 +131,15 @@ def _marks(connection: Connection, asked: CTE, lab: str) -> dict[str, dict[str, 
     since = _events.alias("since")
     firsts = (
         select(func.min(since.c.seq))
-        .join_from(began, since, (since.c.lab == lab) & (since.c.node == began.c.name) & (since.c.seq > began.c.seq))
+        .join_from(
+            began, since, (since.c.lab == lab) & (since.c.node == began.c.name) & (since.c.seq > began.c.seq)
+        )
         .where(since.c.kind.in_([*PHASES, "failed"]))
         .group_by(since.c.node, since.c.kind)
     )
-    query = select(_events.c.node, _events.c.kind, _events.c.time, _events.c.text).where(_events.c.seq.in_(firsts))
+    query = select(_events.c.node, _events.c.kind, _events.c.time, _events.c.text).where(
+        _events.c.seq.in_(firsts)
+    )
     marks: dict[str, dict[str, tuple[float, str]]] = {}
     for node, kind, time, text in connection.execute(query):
         marks.setdefault(node, {})[kind] = (time, text)

@@ -134,7 +134,7 @@ _WHY = {
 
 
 def _answers(route: Route) -> dict[int | str, dict[str, Any]]:
-    numbers = {503} if route.role is Role.ANYONE else {401, 403, 503}
+    numbers = {401, 503} if route.role is Role.ANYONE else {401, 403, 503}
     numbers |= {404} if "{node}" in route.path else set()
     numbers |= {400, 409, 413, 422, 502} if route.method != "GET" else {422}
     content = {"application/json": {"schema": ERROR_SCHEMA}}

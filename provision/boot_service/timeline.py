@@ -55,7 +55,9 @@ class Row:
     @property
     def title(self) -> str:
         """All of it in words."""
-        return "\n".join([self.name, *(span.title for span in self.spans), *(text for _, text in self.failures)])
+        return "\n".join(
+            [self.name, *(span.title for span in self.spans), *(text for _, text in self.failures)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ class _Scale:
                     f"{name}: {lasted}, from {clock_time(start)}")  # fmt: skip
 
 
-def picture(run: RunState | None, events: Iterable[Event], nodes: Sequence[str], now: float) -> Picture | None:
+def picture(
+    run: RunState | None, events: Iterable[Event], nodes: Sequence[str], now: float
+) -> Picture | None:
     """The picture of a run from what the harness said of it (if it did) and from its nodes' events.
 
     None when neither says anything.
@@ -104,7 +108,9 @@ def picture(run: RunState | None, events: Iterable[Event], nodes: Sequence[str],
         if event.node in of_node:
             of_node[event.node].append(event)
     rows = [_row(scale, name, heard) for name, heard in of_node.items()]
-    return Picture(run.id if run else str(told[-1].run), began, scale.seconds, _ticks(scale), _bands(scale, run), rows)
+    return Picture(
+        run.id if run else str(told[-1].run), began, scale.seconds, _ticks(scale), _bands(scale, run), rows
+    )
 
 
 def run_events(store: Store, run: str) -> list[Event]:
@@ -141,14 +147,18 @@ def _row(scale: _Scale, name: str, events: Sequence[Event]) -> Row:
         if sort and (not starts or SORTS.index(sort) > SORTS.index(starts[-1][0])):
             starts.append((sort, event.time))
     # After a failure nothing is known to go on.
-    last = [event.time for event in events if event.kind == "failed" and starts and event.time >= starts[-1][1]]
+    last = [
+        event.time for event in events if event.kind == "failed" and starts and event.time >= starts[-1][1]
+    ]
     ends = [start for _, start in starts[1:]] + [last[0] if last else scale.ended]
     spans = [
         scale.span(sort, sort.replace(" ", "-"), start, end)
         for (sort, start), end in zip(starts, ends, strict=False)
     ]
     failures = [
-        (scale.at(event.time), f"failed at {clock_time(event.time)}: {event.text}") for event in events if event.kind == "failed"
+        (scale.at(event.time), f"failed at {clock_time(event.time)}: {event.text}")
+        for event in events
+        if event.kind == "failed"
     ]
     return Row(name, spans, failures)
 
@@ -157,9 +167,14 @@ def _bands(scale: _Scale, run: RunState | None) -> list[Span]:
     steps = [step for step in run.steps if step.began is not None] if run else []
     end: Mapping[str, float] = {step.name: step.began + step.seconds for step in steps
                                 if step.began is not None and step.seconds is not None}  # fmt: skip
-    return [scale.span(step.name, step.state, step.began or 0, end.get(step.name, scale.ended)) for step in steps]
+    return [
+        scale.span(step.name, step.state, step.began or 0, end.get(step.name, scale.ended)) for step in steps
+    ]
 
 
 def _ticks(scale: _Scale) -> list[tuple[float, str]]:
     apart = next((each for each in TICKS if scale.seconds / each <= MOST_TICKS), TICKS[-1])
-    return [(round(100 * n * apart / scale.seconds, 3), duration(n * apart, clock=True)) for n in range(int(scale.seconds / apart) + 1)]
+    return [
+        (round(100 * n * apart / scale.seconds, 3), duration(n * apart, clock=True))
+        for n in range(int(scale.seconds / apart) + 1)
+    ]
