@@ -204,9 +204,9 @@ class Played:
             at += 4.0 if timed else 0
         ended = now if "running" not in states.values() and "waiting" not in states.values() else None
         outcome = None if ended is None else "NOT PROVED" if "failed" in states.values() else "PROVED"
-        state = RunState.model_validate({"id": RUN, "lab": LAB, "mode": "provision", "holder": "otto@admin-1", "started": began, "ended": ended,
+        told = RunState.model_validate({"id": RUN, "lab": LAB, "mode": "provision", "holder": "otto@admin-1", "started": began, "ended": ended,
                                          "outcome": outcome, "steps": steps})  # fmt: skip
-        current_run.put_run(self.store, state, now)
+        current_run.put_run(self.store, told, now)
 
 
 def busy_rack(folder: Path, now: float) -> Played:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
@@ -132,7 +132,7 @@ class Accounts:
         self._store = store
 
     def put(self, wanted: AccountList, now: float) -> bool:
-        """Have these accounts and no others. A password is hashed anew only when it changed. False: no change."""
+        """Have these accounts and no others; only a changed password is hashed anew. False: no change."""
         with self._store.engine.connect() as connection:
             found = {row["name"]: row for row in connection.execute(select(_accounts)).mappings()}
         rows = [_row(account, found.get(account.name)) for account in wanted.accounts]
@@ -147,8 +147,8 @@ class Accounts:
             for row in changed:
                 connection.execute(insert(_accounts).values(row))
             text = f"accounts: {len(changed)} new or changed, {len(gone)} removed"
-            self._store.enter(connection, self._store.event(now, "accounts", text, who="harness", accounts=sorted(
-                [*names, *gone])))  # fmt: skip
+            about: dict[str, Any] = {"who": "harness", "accounts": sorted([*names, *gone])}
+            self._store.enter(connection, self._store.event(now, "accounts", text, **about))
         return True
 
     def log_in(self, name: str, password: str, address: str, now: float) -> str | None:
@@ -209,7 +209,7 @@ class Accounts:
             _failures.c.key.in_(keys), _failures.c.time > now - WINDOW_SECONDS
         )
         with self._store.engine.connect() as connection:
-            counted = {key: count for key, count in connection.execute(query.group_by(_failures.c.key))}
+            counted: dict[str, int] = dict(connection.execute(query.group_by(_failures.c.key)).tuples().all())
         most = dict(zip(keys, (MOST_OF_ACCOUNT, MOST_OF_ADDRESS), strict=True))
         return any(count >= most[key] for key, count in counted.items())
 

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
 
 from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +25,8 @@ from provision.boot_service.routes import ERROR_SCHEMA, SECURITY_SCHEMES, Denied
 from provision.boot_service.service import Service
 from provision.boot_service.store import NotGranted
 from provision.ledger import Event
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ CHECK_SECONDS = 10.0
 
 
 class Actions(Protocol):
-    """What can be done to a node (see actions.py); each returns one line of what was done, or raises ActionRefused."""
+    """What can be done to a node (see actions.py): one line of what was done, or ActionRefused."""
 
     async def power(self, node: str, how: Any, who: str) -> str: ...  # noqa: D102
     async def boot_once(self, node: str, source: Any, who: str) -> str: ...  # noqa: D102
@@ -131,9 +133,12 @@ class Api:
     async def metrics(self) -> Response:
         """The rack in the words of Prometheus."""
         now = self._service.clock()
-        nodes, run, last = await self._read(lambda: (rack_state(self._store, now), current_run.read_run(self._store),
-                                                     self._store.last_seq()))  # fmt: skip
-        return Response(metrics.exposition(nodes, run, last, now), media_type=metrics.CONTENT_TYPE)
+        text = await self._read(
+            lambda: metrics.exposition(
+                rack_state(self._store, now), current_run.read_run(self._store), self._store.last_seq(), now
+            )
+        )
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> dict[str, Any]:
         """This document."""
@@ -149,7 +154,7 @@ class Api:
     async def node(self, node: str) -> NodeState:
         """How one node stands."""
         found = await self._read(lambda: node_state(self._store, node, self._service.clock()))
-        return found or self._unknown()
+        return found or _no_such_node()
 
     async def node_events(self, node: str, before: Before = None, limit: Limit = 50) -> list[Told]:
         """A node's events, newest first; `before` is the number of the oldest one of the page before."""
@@ -269,7 +274,7 @@ class Api:
 
     # Inside
 
-    async def _read(self, job: Callable[[], Any]) -> Any:
+    async def _read(self, job: Callable[[], T]) -> T:
         return await asyncio.to_thread(job)
 
     async def _told(self, **which: Any) -> list[Told]:
@@ -278,10 +283,11 @@ class Api:
 
     def _known(self, node: str) -> None:
         if self._store.rack.by_name(node) is None:
-            self._unknown()
+            _no_such_node()
 
-    def _unknown(self) -> Any:
-        raise HTTPException(404, "the rack has no such node")
+
+def _no_such_node() -> NoReturn:
+    raise HTTPException(404, "the rack has no such node")
 
 
 async def _of_node(stream: AsyncIterator[str], node: str) -> AsyncIterator[str]:

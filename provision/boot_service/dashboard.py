@@ -32,16 +32,17 @@ PAGES = Path(__file__).parent / "pages"
 EVENTS_OF_A_PAGE = 50
 LOGS_OF_A_PAGE = 8
 SIGNS = {
-    "idle": ("–", "quiet", "idle"), "waiting": ("▸", "busy", "waiting"),
+    "idle": ("–", "quiet", "idle"),  # noqa: RUF001
+    "waiting": ("▸", "busy", "waiting"),
     "installing": ("▸", "busy", "installing"), "late": ("!", "bad", "late"), "failed": ("✗", "bad", "failed"),
     "registered": ("✓", "good", "registered"), "expired": ("✗", "bad", "its leave expired"),
     "rescue": ("▸", "busy", "rescue"),
 }  # fmt: skip
 """How each condition of a node is shown: sign, tone, words."""
-STEP_SIGNS = {"waiting": "·", "running": "▸", "done": "✓", "failed": "✗", "not-reached": "–"}
+STEP_SIGNS = {"waiting": "·", "running": "▸", "done": "✓", "failed": "✗", "not-reached": "–"}  # noqa: RUF001
 _ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "power": ("power", ("how",)), "boot-once": ("boot_once", ("source",)), "permit": ("permit_install", ("confirmed",)),
-    "rescue": ("rescue", ()), "cancel": ("cancel", ()),
+    "power": ("power", ("how",)), "boot-once": ("boot_once", ("source",)),
+    "permit": ("permit_install", ("confirmed",)), "rescue": ("rescue", ()), "cancel": ("cancel", ()),
 }  # fmt: skip
 """The forms of a node's page: the action of each, and its fields."""
 _CHOICES = {"how": ("on", "off", "cycle"), "source": ("network", "disk")}
@@ -132,8 +133,10 @@ class Dashboard:
             raise HTTPException(404, "there is no such page")
         read = await self._read(lambda: self._of_node(known, before))
         asking = self._api.board.refresh([node])
-        return self._page(request, "node.html.j2", node=known, power=self._api.board.known(node), asking=asking,
-                          before=before, **read)  # fmt: skip
+        power = self._api.board.known(node)
+        return self._page(
+            request, "node.html.j2", node=known, power=power, asking=asking, before=before, **read
+        )
 
     async def audit(self, request: Request, before: int | None = None) -> Response:
         """Who did what, or was refused it."""
@@ -143,8 +146,8 @@ class Dashboard:
         events = await self._read(
             lambda: newest_events(self._store, kinds=AUDITED, before=before, limit=EVENTS_OF_A_PAGE + 1)
         )
-        return self._page(request, "audit.html.j2", events=events[:EVENTS_OF_A_PAGE], before=before, last=last,
-                          older=_older(events))  # fmt: skip
+        shown, older = events[:EVENTS_OF_A_PAGE], _older(events)
+        return self._page(request, "audit.html.j2", events=shown, before=before, last=last, older=older)
 
     async def act(self, request: Request, node: str, action: str) -> Response:
         """Do what a form of the node's page asks for, and say what came of it."""
@@ -189,10 +192,11 @@ class Dashboard:
             self._store, node=node.name, kinds=("failed", "registered", "installer", "status"), limit=200
         )
         heard = newest_events(self._store, node=node.name, kinds=("installed", "answer"), limit=20)
+        logs = [event for event in told if event.facts.get("log")]
         return {
-            "state": node_state(self._store, node.name, now), "events": events[:EVENTS_OF_A_PAGE], "last": last,
-            "older": _older(events), "logs": [event for event in told if event.facts.get("log")][:LOGS_OF_A_PAGE],
-            "hardware": _newest_of_each(heard), **self._texts(node, now),
+            "state": node_state(self._store, node.name, now), "last": last, "older": _older(events),
+            "events": events[:EVENTS_OF_A_PAGE], "logs": logs[:LOGS_OF_A_PAGE], "hardware": _newest_of_each(heard),
+            **self._texts(node, now),
         }  # fmt: skip
 
     def _texts(self, node: RackNode, now: float) -> dict[str, Any]:
@@ -232,8 +236,9 @@ class Dashboard:
     def _page(self, request: Request, template: str, status: int = 200, **content: Any) -> Response:
         principal = getattr(request.state, "principal", NOBODY)
         page = self._templates.get_template(template).render(
-            me=principal, may_act=principal.role >= Role.OPERATOR, now=self._service.clock(), lab=self._store.rack.lab,
-            ledger=self._store.uuid, path=request.url.path, **({"why": None} | content),
+            me=principal, may_act=principal.role >= Role.OPERATOR, now=self._service.clock(),
+            lab=self._store.rack.lab, ledger=self._store.uuid, path=request.url.path,
+            **({"why": None} | content),
         )  # fmt: skip
         return HTMLResponse(page, status)
 

@@ -29,7 +29,7 @@ class OperatorGate:
 
 
 class PeopleGate:
-    """The people's socket: a bearer token, or a session's cookie with its CSRF token for whatever changes something."""
+    """The people's socket: a bearer token, or a session with its CSRF token for changes."""
 
     def __init__(self, service: Service, accounts: Accounts) -> None:
         self._service, self._accounts = service, accounts
@@ -59,7 +59,9 @@ class PeopleGate:
                 raise Denied(401, "no account has this token")
             return found
         session = request.cookies.get(COOKIE)
-        known = session and await asyncio.to_thread(self._accounts.by_session, session, self._service.clock())
+        if not session:
+            return NOBODY
+        known = await asyncio.to_thread(self._accounts.by_session, session, self._service.clock())
         return known or NOBODY
 
     async def _record(self, request: Request, principal: Principal, role: Role) -> None:

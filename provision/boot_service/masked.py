@@ -17,7 +17,8 @@ _SECRET = re.compile(
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _PUBLIC_KEY = re.compile(
-    r"\b(ssh-[a-z0-9\-]+|ecdsa-[a-z0-9\-]+|sk-[a-z0-9@.\-]+) (AAAA[A-Za-z0-9+/]{8})[A-Za-z0-9+/]*?([A-Za-z0-9+/]{8}=*)(?![A-Za-z0-9+/=])"
+    r"\b(ssh-[a-z0-9\-]+|ecdsa-[a-z0-9\-]+|sk-[a-z0-9@.\-]+) "
+    r"(AAAA[A-Za-z0-9+/]{8})[A-Za-z0-9+/]*?([A-Za-z0-9+/]{8}=*)(?![A-Za-z0-9+/=])"
 )
 _PATH = re.compile(r"(/(?:answer|first-boot|installed|report|seed|installations)/)[A-Za-z0-9_\-.~%]{8,}")
 _LONG = re.compile(r"(?<=/)(?=[^/\s\"']*[0-9])(?=[^/\s\"']*[A-Za-z])[A-Za-z0-9_\-]{24,}(?=[/\s\"'?#;&]|$)")

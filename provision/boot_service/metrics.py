@@ -1,4 +1,4 @@
-"""The rack in the words of Prometheus, read from the store at every scrape: right with any number of workers."""
+"""The rack in the words of Prometheus, read at every scrape: right with any number of workers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _single(name: str, what: str, value: float) -> Metric:
 
 
 def _of_nodes(nodes: Sequence[NodeState], now: float) -> Iterator[Metric]:
-    counted = Counter(node.condition for node in nodes)
+    counted = Counter[str](node.condition for node in nodes)
     conditions = GaugeMetricFamily("rackproof_nodes", "Nodes by condition.", labels=["condition"])
     for condition in CONDITIONS:
         conditions.add_metric([condition], counted[condition])

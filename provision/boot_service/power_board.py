@@ -42,13 +42,15 @@ class PowerBoard:
         """Begin to ask for all nodes of which nothing is known. Whether answers are still to come."""
         if self._ask is None:
             return False
-        return any([self._task(node) for node in nodes if self.known(node) is None])
+        begun = [self._task(node) for node in nodes if self.known(node) is None]
+        return bool(begun)
 
     async def state(self, node: str) -> Power:
         """What is known, else what the console says now."""
         if self._ask is None:
             return Power(None, self._clock())
-        return self.known(node) or await asyncio.shield(self._task(node))
+        known = self.known(node)
+        return await asyncio.shield(self._task(node)) if known is None else known
 
     def forget(self, node: str) -> None:
         """Something was done to the node's power: what was known is no longer."""

@@ -1,4 +1,4 @@
-"""How each node of the rack stands, read from permits and events with three questions for all nodes together."""
+"""How each node of the rack stands, read from permits and events with a few questions for all of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
 """What a node goes through while it is installed, each told by an event of that kind, in this order."""
 
-OURS = ("rack", "permit", "permit-revoked", "permit-expired", "action", "permitted", "network-boot-set", "reset",
-        "identified")  # fmt: skip
+OURS = ("rack", "permit", "permit-revoked", "permit-expired", "action")
 """Kinds of event about a node that are not the node's own word."""
 
 Condition = Literal["idle", "waiting", "installing", "late", "failed", "registered", "expired", "rescue"]
@@ -96,17 +95,23 @@ def _states(store: Store, lab: str, names: Sequence[str], now: float) -> list[No
         words, nonces = _words(connection, asked, lab)
     nodes = [node for name in names if (node := store.rack.by_name(name))]
     return [
-        NodeState(name=node.name, address=str(node.address), macs=node.macs, last_word=words.get(node.name),
-                  **nonces.get(node.name, {}), **_progress(permits.get(node.name), marks.get(node.name, {}), now))
+        NodeState(
+            name=node.name,
+            address=str(node.address),
+            macs=node.macs,
+            last_word=words.get(node.name),
+            **nonces.get(node.name, {}),
+            **_progress(permits.get(node.name), marks.get(node.name, {}), now),
+        )
         for node in nodes
-    ]  # fmt: skip
+    ]
 
 
 _events = ledger_tables.tables["events"]
 
 
 def _newest(lab: str, asked: CTE, *which: Any) -> Any:
-    """The number of the newest such event of the asked node: the index of node and number finds it from its end."""
+    """The number of the newest such event of the asked node; the index is read from its end."""
     return (
         select(_events.c.seq)
         .where(_events.c.lab == lab, _events.c.node == asked.c.name, *which)
@@ -118,8 +123,8 @@ def _newest(lab: str, asked: CTE, *which: Any) -> Any:
 
 
 def _permits(connection: Connection, permits: Table, names: Sequence[str]) -> dict[str, Any]:
-    columns = [permits.c[name] for name in ("node", "run", "purpose", "granted", "expires", "spent", "done", "revoked",
-                                            "deadlines", "nonce")]  # fmt: skip
+    wanted = ("node", "run", "purpose", "granted", "expires", "spent", "done", "revoked", "deadlines")
+    columns = [permits.c[name] for name in wanted]
     newest = select(func.max(permits.c.id)).where(permits.c.node.in_(names)).group_by(permits.c.node)
     rows = connection.execute(select(*columns).where(permits.c.id.in_(newest))).mappings()
     return {row["node"]: row for row in rows}
@@ -195,8 +200,14 @@ def permit_state(permit: Any, now: float) -> str:
     return "live" if now < permit["expires"] else "expired"
 
 
-def newest_events(store: Store, *, node: str | None = None, kinds: Sequence[str] | None = None, before: int | None = None,
-                  limit: int = 50) -> list[Event]:  # fmt: skip
+def newest_events(
+    store: Store,
+    *,
+    node: str | None = None,
+    kinds: Sequence[str] | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[Event]:
     """At most `limit` events of this lab, newest first, with numbers below `before`."""
     query = select(_events).where(_events.c.lab == store.rack.lab).order_by(_events.c.seq.desc()).limit(limit)
     if node is not None:

@@ -126,7 +126,8 @@ def _security(route: Route) -> dict[str, Any]:
 
 
 _WHY = {
-    400: "the body cannot be read", 401: "not logged in", 403: "this role may not do that, or the CSRF token is wrong",
+    400: "the body cannot be read", 401: "not logged in",
+    403: "this role may not do that, or the CSRF token is wrong",
     404: "there is no such node", 409: "it cannot be done as things stand", 413: "the body is too large",
     422: "what was sent is wrong; never repeats it", 502: "the node's console did not do it",
     503: "the store or the hands cannot be reached; nothing was done",

@@ -34,7 +34,7 @@ def date_time(moment: float) -> str:
 
 
 def moment(at: float, now: float) -> str:
-    """When, as short as it can be at `now`: "22:31:05" of today, "21 Nov 22:31" of another day, with its year."""
+    """When, as short as it can be at `now`: "22:31:05" of today, "21 Nov 22:31" of another day."""
     day, today = time.gmtime(at), time.gmtime(now)
     if day[:3] == today[:3]:
         return time.strftime("%H:%M:%S", day)

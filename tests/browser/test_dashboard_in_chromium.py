@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trustme
 import uvicorn
+from playwright._impl._api_structures import SetCookieParam
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from provision.boot_service.accounts import Accounts
@@ -94,7 +95,7 @@ class Served:
         await self._server.serve([listener])
         # TLS would wait for the browser to say goodbye.
         for connection in list(self._server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
         await asyncio.gather(*(asyncio.sleep(0) for _ in range(3)))
 
     def _stop(self) -> None:
@@ -164,7 +165,7 @@ def show(browser: Browser, served: Served) -> Iterator[Show]:
         page.on("request", asked)
         page.wrong = wrong  # type: ignore[attr-defined]
         if who:
-            cookie = {
+            cookie: SetCookieParam = {
                 "name": COOKIE,
                 "value": served.session(who),
                 "url": served.url,
@@ -172,7 +173,7 @@ def show(browser: Browser, served: Served) -> Iterator[Show]:
                 "httpOnly": True,
                 "sameSite": "Strict",
             }
-            contexts[-1].add_cookies([cookie])  # type: ignore[list-item]
+            contexts[-1].add_cookies([cookie])
         page.goto(path)
         return page
 
@@ -219,7 +220,7 @@ def test_every_page_fits_and_can_be_read(show: Show, how: str) -> None:
             page.goto(path)
         page.wait_for_load_state()
         if name == "rack":
-            expect(row(page, "node1")).to_contain_text("on")
+            expect(row(page, "node1")).to_contain_text("● on")
         if name not in ("login",):
             expect(page.locator("#link .text")).to_have_text("live")
         keep(page, f"{name}-{how}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FastAPI
         # Each has a rack of its own: the harness may replace the accounts, and with them who asks the other.
         racks = {socket: material.busy_rack(tmp_path_factory.mktemp(socket), NOW) for socket in SOCKETS}
         services = {socket: Service(rack.store, clock=lambda: NOW) for socket, rack in racks.items()}
-        apis = {"operator": OperatorApi, "people": PeopleApi}
+        apis: dict[str, Any] = {"operator": OperatorApi, "people": PeopleApi}
         yield {
             socket: apis[socket](each, PlayedActions(each, {"node1": "on"})).app()
             for socket, each in services.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event as listening
 
 from provision.boot_service import accounts as accounts_module
 from provision.boot_service.accounts import Account, AccountList, Accounts, TooManyFailures, csrf_token
+from provision.boot_service.current_run import read_run
 from provision.boot_service.gate import COOKIE
 from provision.boot_service.masked import STRUCK, masked
 from provision.boot_service.operator_api import OperatorApi
@@ -28,8 +32,9 @@ from provision.boot_service.service import Service
 from provision.boot_service.store import Store
 from provision.boot_service.timeline import picture, run_events
 from provision.install import PHASES as PHASES_OF_THE_HARNESS
+from provision.ledger import Event
 from tests import dashboard_material as material
-from tests.dashboard_material import PASSWORDS, PlayedActions, Played, TOKENS, everybody
+from tests.dashboard_material import PASSWORDS, TOKENS, Played, PlayedActions, everybody
 
 NOW = 1_795_000_000.0
 
@@ -373,8 +378,6 @@ def test_the_phases_are_those_of_the_harness() -> None:
 
 
 def test_the_rack_is_read_with_as_many_questions_for_64_nodes_as_for_one(tmp_path: Path) -> None:
-    from sqlalchemy import event as listening
-
     asked = []
     for count in (1, 64):
         folder = tmp_path / str(count)
@@ -403,8 +406,6 @@ def test_64_nodes_with_many_events_are_read_quickly(tmp_path: Path) -> None:
 
 
 def _news(node: str, number: int) -> Any:
-    from provision.ledger import Event
-
     return Event(
         time=NOW + number / 1000,
         run=None,
@@ -446,8 +447,6 @@ def test_a_node_that_is_installed_again_begins_anew(fresh: People) -> None:
 
 
 def test_the_picture_of_the_run(people: People) -> None:
-    from provision.boot_service.current_run import read_run
-
     drawn = picture(
         read_run(people.rack.store), run_events(people.rack.store, material.RUN), people.rack.names, NOW
     )
@@ -493,8 +492,6 @@ def test_secrets_are_struck_out_by_their_place(form: str, secret: str) -> None:
     st.text(" =:\"'/<>\n", max_size=3),
 )
 def test_known_tokens_are_struck_out_wherever_they_stand(secret: str, around: str) -> None:
-    import hashlib
-
     digest = hashlib.sha256(secret.encode()).hexdigest()
     assert secret not in masked(f"x {around}{secret}{around} y", {digest})
 
@@ -553,8 +550,6 @@ def test_power_is_asked_once_and_a_silent_console_is_not_known(fresh: People) ->
 
 
 def test_metrics_are_those_of_the_rack(people: People) -> None:
-    from prometheus_client.parser import text_string_to_metric_families
-
     text = people.ask("GET", "/metrics", headers={"authorization": f"Bearer {TOKENS['vera']}"}).text
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -606,6 +601,7 @@ async def _stream(people: People, query: str, headers: dict[str, str]) -> tuple[
             gone.set()
             return {"type": "http.request", "body": b"", "more_body": False}
         await asyncio.Event().wait()
+        raise AssertionError
 
     async def send(message: Any) -> None:
         nonlocal status
