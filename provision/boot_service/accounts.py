@@ -209,7 +209,8 @@ class Accounts:
             _failures.c.key.in_(keys), _failures.c.time > now - WINDOW_SECONDS
         )
         with self._store.engine.connect() as connection:
-            counted: dict[str, int] = dict(connection.execute(query.group_by(_failures.c.key)).tuples().all())
+            rows = connection.execute(query.group_by(_failures.c.key))
+            counted = {str(key): int(count) for key, count in rows}
         most = dict(zip(keys, (MOST_OF_ACCOUNT, MOST_OF_ADDRESS), strict=True))
         return any(count >= most[key] for key, count in counted.items())
 

@@ -195,8 +195,8 @@ class Dashboard:
         logs = [event for event in told if event.facts.get("log")]
         return {
             "state": node_state(self._store, node.name, now), "last": last, "older": _older(events),
-            "events": events[:EVENTS_OF_A_PAGE], "logs": logs[:LOGS_OF_A_PAGE], "hardware": _newest_of_each(heard),
-            **self._texts(node, now),
+            "events": events[:EVENTS_OF_A_PAGE], "logs": logs[:LOGS_OF_A_PAGE],
+            "hardware": _newest_of_each(heard), **self._texts(node, now),
         }  # fmt: skip
 
     def _texts(self, node: RackNode, now: float) -> dict[str, Any]:
