@@ -130,14 +130,15 @@ _WHY = {
     403: "this role may not do that, or the CSRF token is wrong",
     404: "there is no such node", 409: "it cannot be done as things stand", 413: "the body is too large",
     422: "what was sent is wrong; never repeats it", 502: "the node's console did not do it",
-    503: "the store or the hands cannot be reached; nothing was done",
+    503: "the store or the hands cannot be reached",
+    500: "the service is at fault", 504: "the node's console did not answer in time",
 }  # fmt: skip
 
 
 def _answers(route: Route) -> dict[int | str, dict[str, Any]]:
     numbers = {401, 503} if route.role is Role.ANYONE else {401, 403, 503}
     numbers |= {404} if "{node}" in route.path else set()
-    numbers |= {400, 409, 413, 422, 502} if route.method != "GET" else {422}
+    numbers |= {400, 409, 413, 422, 500, 502, 504} if route.method != "GET" else {422}
     content = {"application/json": {"schema": ERROR_SCHEMA}}
     return {number: {"description": _WHY[number], "content": content} for number in sorted(numbers)}
 
