@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     delete,
     insert,
     or_,
@@ -301,8 +302,13 @@ class Store(Ledger):
         return self.enter(connection, event)
 
     def revoke(self, now: float, *, run: str | None = None, node: str | None = None) -> int:
-        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended."""
-        which = _permits.c.run == run if run is not None else _permits.c.node == node
+        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended.
+
+        A run that ends takes back its leave from nodes that have not come through; those that have, have it
+        no more, and stay what they are: installed by that run.
+        """
+        unfinished = and_(_permits.c.run == run, _permits.c.done.is_(None))
+        which = unfinished if run is not None else _permits.c.node == node
         with self.writing() as connection:
             count = self._revoke(connection, now, which)
         self.scrub(now)
