@@ -29,6 +29,7 @@ from provision.boot_service.timeline import SORTS, newest_run, picture, run_even
 from provision.ledger import Event
 
 PAGES = Path(__file__).parent / "pages"
+MOST_WAITING = 20
 EVENTS_OF_A_PAGE = 50
 LOGS_OF_A_PAGE = 8
 SIGNS = {
@@ -53,6 +54,7 @@ class Dashboard:
 
     def __init__(self, service: Service, accounts: Accounts, api: Api) -> None:
         self._service, self._store, self._accounts, self._api = service, service.store, accounts, api
+        self._turn, self._waiting = asyncio.Semaphore(1), 0
         self._static = {
             path.name: path.read_bytes() for path in (PAGES / "static").iterdir() if path.is_file()
         }
@@ -71,12 +73,13 @@ class Dashboard:
         fields = await form(request)
         name, password = fields.get("name", "").strip(), fields.get("password", "")
         try:
-            session = await self._service.work(
-                self._accounts.log_in, name, password, address_of(request), self._service.clock()
-            )
+            session = await self._session(name, password, address_of(request))
         except TooManyFailures:
             return self._page(
-                request, "login.html.j2", 429, why="Too many log-ins failed. Wait five minutes."
+                request,
+                "login.html.j2",
+                429,
+                why="Too many log-ins failed, or wait. Try again in five minutes.",
             )
         if session is None:
             return self._page(
@@ -174,6 +177,19 @@ class Dashboard:
             return 200, (await self._api.act(request, node, name, **order)).done
         except ActionRefused as refused:
             return refused.status, refused.why
+
+    async def _session(self, name: str, password: str, address: str) -> str | None:
+        # Passwords are looked at one by one: each takes 64 MiB, and a thread that nodes wait for.
+        if self._waiting >= MOST_WAITING:
+            raise TooManyFailures
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._service.work(
+                    self._accounts.log_in, name, password, address, self._service.clock()
+                )
+        finally:
+            self._waiting -= 1
 
     # What the pages show
 

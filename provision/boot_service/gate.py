@@ -56,6 +56,7 @@ class PeopleGate:
                 await asyncio.to_thread(self._accounts.by_token, token) if kind.lower() == "bearer" else None
             )
             if found is None:
+                await self._record_stranger(request)
                 raise Denied(401, "no account has this token")
             return found
         session = request.cookies.get(COOKIE)
@@ -63,6 +64,13 @@ class PeopleGate:
             return NOBODY
         known = await asyncio.to_thread(self._accounts.by_session, session, self._service.clock())
         return known or NOBODY
+
+    async def _record_stranger(self, request: Request) -> None:
+        address = address_of(request)
+        text = f"a token that is nobody's, from {address}, refused"
+        about = {"who": "somebody unknown", "address": address}
+        event = self._service.store.event(self._service.clock(), "login-refused", text, **about)
+        await self._service.keep(self._service.refusals, f"people {address}", event)
 
     async def _record(self, request: Request, principal: Principal, role: Role) -> None:
         what = clean(f"{request.method} {request.url.path}", 100)

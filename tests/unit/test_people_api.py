@@ -262,6 +262,15 @@ def test_a_body_that_is_too_large_is_refused(people: People) -> None:
         assert answer.status_code == 413, path
 
 
+def test_a_token_that_is_nobodys_is_recorded_and_not_repeated(fresh: People) -> None:
+    for _ in range(50):
+        fresh.ask("GET", "/api/v1/nodes", headers={"authorization": "Bearer a-wrong-token-0123456789"})
+    told = fresh.events("login-refused")
+    assert 0 < len(told) <= 30
+    assert told[0].facts["address"] == "10.10.1.99"
+    assert "a-wrong-token" not in str(told)
+
+
 def test_a_refused_attempt_is_in_the_audit_trail(fresh: People) -> None:
     fresh.ask(
         "POST",
@@ -368,6 +377,30 @@ def test_an_unknown_name_takes_as_long_as_a_wrong_password(
     fresh.accounts.log_in("nobody", "wrong", "10.9.9.9", NOW)
     fresh.accounts.log_in("\0'; drop table accounts; --", "wrong", "10.9.9.9", NOW)
     assert len(looked) == 3
+
+
+def test_a_flood_of_log_ins_does_not_take_the_threads(fresh: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = 0, 0
+    real = fresh.accounts.log_in
+
+    def counted(*args: Any) -> str | None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        at_once -= 1
+        return real(*args)
+
+    monkeypatch.setattr(Accounts, "log_in", lambda _self, *args: counted(*args))
+
+    async def flood() -> list[int]:
+        fields = {"data": {"name": "vera", "password": "wrong"}}
+        answers = await asyncio.gather(*(_ask(fresh.app, "POST", "/login", {}, fields) for _ in range(40)))
+        return [answer.status_code for answer in answers]
+
+    statuses = asyncio.run(flood())
+    assert most == 1
+    assert set(statuses) == {403, 429}
 
 
 # What is shown
