@@ -226,10 +226,10 @@ def test_hands_that_do_not_answer_are_told(bench: Bench) -> None:
 def test_nothing_is_done_that_cannot_be_written_down_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_event: Event) -> None:
+    async def full(_service: Service, _event: Event) -> Event:
         raise OSError("disk full")
 
-    monkeypatch.setattr(bench.store, "append", full)
+    monkeypatch.setattr(Service, "append", full)
     with pytest.raises(OSError, match="disk full"):
         bench.do(bench.actions.power("node1", "off", "alice"))
     assert not bench.hand.asked
@@ -420,7 +420,7 @@ def test_a_permit_that_took_its_place_meanwhile_is_left_alone(bench: Bench) -> N
         return 502, {"detail": "no"}
 
     bench.hand.answers["power"] = replaced
-    assert "another permit of the node has taken the place" in bench.refused(install(bench)).why
+    assert "cancelled, or replaced by another, meanwhile" in bench.refused(install(bench)).why
     assert bench.permit().run == "20251122-2201-efgh" and bench.hand.asked[-1][1] == "/nodes/node1/power"
 
 
