@@ -21,7 +21,10 @@ class Refusal(Exception):
     """A request is answered with `status` and one line, and nothing else; `why` carries no secret.
 
     `told` is the line where it must not tell why; an empty one is an empty body. `facts` go into the event.
+    `stranger`: whoever it was has shown no token, though it was about this permit.
     """
+
+    stranger = False
 
     def __init__(
         self,
@@ -58,7 +61,9 @@ class Refusals:
             else service.store.event(now, "refused", text, node=refusal.node, **facts)
         )
         # Who holds a token cannot be drowned out by those who hold none.
-        gate, key = (service.reports, f"refused {permit.id}") if permit else (service.refusals, who)
+        gate, key = service.refusals, who
+        if permit is not None and not refusal.stranger:
+            gate, key = service.reports, f"refused {permit.id}"
         await service.keep(gate, key, event)
         return _response(refusal)
 

@@ -676,6 +676,19 @@ def test_refusals_without_a_token_cost_no_more_writes_than_the_gate_lets_through
     assert bench.store.last_seq() - written == 30
 
 
+def test_strangers_at_a_private_script_do_not_hide_what_a_token_holder_is_refused(
+    scene: Callable[[Ask], Bench],
+) -> None:
+    bench = scene(ASKS[0])
+    for _ in range(300):
+        assert ASKS[0].make(bench, who=ELSEWHERE).status_code == 403
+    assert bench.kinds().count("refused") == 30
+    assert {event.run for event in bench.store.events() if event.kind == "refused"} == {"r1"}
+    answer = next(ask for ask in ASKS if ask.name == "answer")
+    assert answer.make(bench, who=ELSEWHERE).status_code == 403
+    assert bench.kinds().count("refused") == 31
+
+
 def test_an_oversized_body_is_not_read_to_its_end(scene: Callable[[Ask], Bench]) -> None:
     ask = next(ask for ask in ASKS if ask.name == "report")
     bench = scene(ask)
