@@ -44,7 +44,9 @@ def boot_script_events(lines: Iterable[str], rack: Rack) -> list[Served]:
 async def keep_boot_scripts(service: Service, lines: Iterable[str]) -> None:
     """Keep the events of these lines, as the service does for the scripts that it hands out itself."""
     # All at once: they share one look for their permits and one commit.
-    await asyncio.gather(*(_keep(service, served) for served in boot_script_events(lines, service.store.rack)))
+    await asyncio.gather(
+        *(_keep(service, served) for served in boot_script_events(lines, service.store.rack))
+    )
 
 
 async def _keep(service: Service, served: Served) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     delete,
     insert,
     or_,
@@ -76,6 +77,20 @@ _permits = Table(
 
 _NO_PAYLOAD: dict[str, None] = dict.fromkeys(
     ("boot_script", "grub_script", "answer", "answer_json", "first_boot")
+)
+
+# Put together once: that takes SQLAlchemy longer than carrying them out.
+_PERMIT, _NOW = bindparam("permit", type_=Integer), bindparam("now", type_=Float)
+_SPEND = (
+    update(_permits)
+    .where(_permits.c.id == _PERMIT, _permits.c.spent.is_(None), _permits.c.revoked.is_(None))
+    .where(_permits.c.expires > _NOW)
+    .values(spent=_NOW, answered_json=bindparam("as_json", type_=Boolean), answer=None, answer_json=None)
+)
+_FINISH = (
+    update(_permits)
+    .where(_permits.c.id == _PERMIT, _permits.c.done.is_(None))
+    .values(done=_NOW, **_NO_PAYLOAD)
 )
 
 State = Literal["live", "spent", "done", "expired", "revoked"]
@@ -276,18 +291,15 @@ class Store(Ledger):
         self, connection: Connection, permit: Permit, now: float, *, as_json: bool = False, **facts: Any
     ) -> str | None:
         """As `spend`, in a transaction from `writing`."""
-        live = (_permits.c.id == permit.id, _permits.c.spent.is_(None), _permits.c.revoked.is_(None),
-                _permits.c.expires > now)  # fmt: skip
-        form = _permits.c.answer_json if as_json else _permits.c.answer
-        # Nobody else can take it between this look and the update: writers do not overlap.
-        answer = connection.execute(select(form).where(*live)).scalar()
+        # What was read with the permit is what is in the store, as long as the permit is live.
+        answer = permit.answer_json if as_json else permit.answer
         if answer is None:
             return None
-        taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
-        connection.execute(update(_permits).where(*live).values(taken))
+        if not connection.execute(_SPEND, {"permit": permit.id, "now": now, "as_json": as_json}).rowcount:
+            return None
         _change(connection, permit.node)
         self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
-        return str(answer)
+        return answer
 
     def finish(self, permit: Permit, event: Event) -> Event:
         """Keep a node's report that it is complete, and erase what its permit still carries."""
@@ -296,8 +308,7 @@ class Store(Ledger):
 
     def finish_in(self, connection: Connection, permit: Permit, event: Event) -> Event:
         """As `finish`, in a transaction from `writing`."""
-        done = update(_permits).where(_permits.c.id == permit.id, _permits.c.done.is_(None))
-        if connection.execute(done.values(done=event.time, **_NO_PAYLOAD)).rowcount:
+        if connection.execute(_FINISH, {"permit": permit.id, "now": event.time}).rowcount:
             _change(connection, permit.node)
         return self.enter(connection, event)
 
