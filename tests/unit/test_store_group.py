@@ -313,7 +313,7 @@ def test_a_change_is_published_before_it_is_acknowledged(store: Store, board: Bo
 def test_what_could_not_be_published_is_published_later_and_nothing_else_fails(
     store: Store, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.0)
+    monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.001)
     service = Service(store, clock=lambda: NOW, published=board)
     board.fails = True
     permit_of(store)
@@ -349,7 +349,7 @@ def test_of_two_that_publish_the_last_one_publishes_what_is_newest(
         publish(names)
 
     one.publish = held_up
-    granting = Thread(target=permit_of, args=(one,))
+    granting = Thread(target=one.grant, args=(Grant(**grant(NOW)), NOW))
     granting.start()
     assert committed.wait(10)
     other.revoke(NOW, node="node1")
