@@ -1,4 +1,4 @@
-"""Simulated nodes: who they are, and how each asks, from an address of its own, over a connection of its own."""
+"""Simulated nodes: who they are, and how each asks from an address and over a connection of its own."""
 
 from __future__ import annotations
 
@@ -111,28 +111,28 @@ class Way:
         )
         # nginx says who asks; without it the simulated node says so itself.
         head += f"X-Real-IP: {node.address}\r\n\r\n" if self.nodes_socket else "\r\n"
+        exchange = _Exchange(head.encode() + body)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                whole = await self._exchange(node, head.encode() + body, secure)
+                await self._begin(exchange, node, secure)
+                return _answer(await exchange.whole, time.perf_counter() - began)
         except (OSError, TimeoutError) as error:
             return Answer(0, str(error or "nothing came in time").encode(), time.perf_counter() - began)
-        return _answer(whole, time.perf_counter() - began)
+        finally:
+            await exchange.end()
 
-    async def _exchange(self, node: SimulatedNode, request: bytes, secure: bool) -> bytes:
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[bytes] = loop.create_future()
+    async def _begin(self, exchange: _Exchange, node: SimulatedNode, secure: bool) -> None:
         connection = await self._connect(node, secure)
         try:
-            await loop.create_connection(
-                lambda: _Exchange(request, ended), sock=connection,
+            await asyncio.get_running_loop().create_connection(
+                lambda: exchange, sock=connection,
                 ssl=_trusting(self.certificate) if self.certificate and secure else None,
                 server_hostname="127.0.0.1" if secure else None,
             )  # fmt: skip
         except BaseException:
             connection.close()
             raise
-        return await ended
 
     async def _connect(self, node: SimulatedNode, secure: bool) -> socket.socket:
         loop = asyncio.get_running_loop()
@@ -151,34 +151,38 @@ class Way:
 
 
 class _Exchange(asyncio.Protocol):
-    """Sends a request, and ends with all that came back when the other side closes."""
+    """Sends a request; `whole` is all that came back, up to its end or to that of the connection."""
 
-    def __init__(self, request: bytes, ended: asyncio.Future[bytes]) -> None:
-        self._request, self._ended = request, ended
-        self._came = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
+    def __init__(self, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self.whole: asyncio.Future[bytes] = loop.create_future()
+        self._request, self._came, self._ended = request, bytearray(), loop.create_future()
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        """Send the request."""
         assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        """Take what came."""
         self._came += data
-        if _whole(self._came) and self._transport is not None:
-            self._end(None)
-            self._transport.close()
+        if _is_whole(self._came) and not self.whole.done():
+            self.whole.set_result(bytes(self._came))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end(error)
+        """Whatever is there is all there will be."""
+        if not self.whole.done():
+            self.whole.set_exception(error) if error else self.whole.set_result(bytes(self._came))
+        self._ended.set_result(None)
 
-    def _end(self, error: Exception | None) -> None:
-        if self._ended.done():
-            return
-        if error is not None:
-            self._ended.set_exception(error)
-        else:
-            self._ended.set_result(bytes(self._came))
+    async def end(self) -> None:
+        """Close the connection, if there is one, and wait until it is closed."""
+        self.whole.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+            await self._ended
 
 
 @functools.cache
@@ -223,7 +227,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _whole(came: bytearray) -> bool:
+def _is_whole(came: bytearray) -> bool:
     """Whether the head, and as much of a body as it announces, is there."""
     head, found, body = bytes(came).partition(b"\r\n\r\n")
     if not found:

@@ -1,4 +1,4 @@
-"""The real boot service, on a real store, behind the real nginx configuration, for nodes that are simulated."""
+"""The real boot service on a real store, behind the real nginx configuration, for simulated nodes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ READY_SECONDS = 30.0
 class Nginx:
     """An nginx of its own on loopback ports, with the main configuration of Debian's package."""
 
-    def __init__(self, folder: Path, conf: str, *, more: str = "", connections: int = DEBIANS_CONNECTIONS) -> None:  # fmt: skip
+    def __init__(
+        self, folder: Path, conf: str, *, more: str = "", connections: int = DEBIANS_CONNECTIONS
+    ) -> None:
         folder.mkdir()
         (folder / "site.conf").write_text(conf)
         user = "user root;" if os.geteuid() == 0 else ""
@@ -73,10 +75,22 @@ class Nginx:
 
 
 class BootRig:
-    """A boot service that knows so many nodes, with or without nginx before it; `way` leads to it."""
+    """A boot service that knows so many nodes, with or without nginx before it; `way` leads to it.
 
-    def __init__(self, folder: Path, nodes: int, *, nginx: bool = True, as_one: bool = False, workers: int = 1,
-                 connections: int = DEBIANS_CONNECTIONS, secure: bool = True) -> None:  # fmt: skip
+    `as_one`: all nodes are one client that names the node in a header. `secure`: by HTTPS where tokens are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int,
+        *,
+        nginx: bool = True,
+        as_one: bool = False,
+        secure: bool = True,
+        workers: int = 1,
+        connections: int = DEBIANS_CONNECTIONS,
+    ) -> None:
         self.folder = folder
         self.nodes = [SimulatedNode(number) for number in range(nodes)]
         self.operator = BootService(folder / "operator.sock")
@@ -193,6 +207,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process that has just been started has made a file. Raises GaveUp."""
+
     def begun() -> bool | NotYet:
         if process.poll() is not None:
             raise GaveUp(f"{process.args!r} ended with {process.returncode}")

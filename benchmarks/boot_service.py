@@ -1,4 +1,4 @@
-"""The boot service beside nginx with PHP-FPM, loaded with wrk: python -m benchmarks.boot_service [--seconds S]
+"""The boot service beside nginx with PHP-FPM, loaded with wrk: python -m benchmarks.boot_service
 
 Ours is the real service on a real store behind the real nginx configuration, and knows a thousand nodes; the
 other does the same jobs from JSON files, without durability or permits, and knows four, which is kind to it.
@@ -111,6 +111,10 @@ class _Bench:
 def _status(leave: Leave) -> Request:
     body = report(leave, "status", "the network is up").decode()
     return Request("POST", f"/report/{leave.report_token}", leave.node.address, body)
+
+
+def _classic_answer(node: SimulatedNode) -> Request:
+    return Request("POST", "/answer.php", node.address, asks_for_answer(node).decode())
 
 
 def _classic_status(node: SimulatedNode) -> Request:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.boot_nodes import STANDING, Answer, Leave, Way, asks_for_answer, installed_hook, report
 from benchmarks.boot_rig import BootRig, missing
+from benchmarks.run import machine
 
 SEED = 20261122
 P99_AIM = 0.25
@@ -63,7 +64,7 @@ def calls(leave: Leave) -> Iterator[Call]:
 
 
 async def storm(way: Way, leaves: Sequence[Leave], spread: float) -> list[Timed]:
-    """All nodes at once, each beginning somewhere in the first `spread` seconds, in the same order each time."""
+    """All nodes, each beginning somewhere in the first `spread` seconds, in the same order each time."""
     chance = random.Random(SEED)  # noqa: S311 (a schedule, not a secret)
     begins = [chance.uniform(0, spread) for _ in leaves]
     lives = await asyncio.gather(
@@ -85,30 +86,32 @@ def _judged(call: Call, answer: Answer) -> Timed:
     return Timed(call.name, answer.seconds, "another body than it should have" if wrong else "")
 
 
-def in_process_of_its_own(way: Way, leaves: Sequence[Leave], spread: float) -> list[Timed]:
-    """The storm from another process, so that the clients' own work delays no measured call of this one."""
+def in_process_of_its_own(way: Way, leaves: Sequence[Leave], spread: float) -> tuple[list[Timed], float]:
+    """The storm from a process that does nothing else. Returns the CPU seconds that the nodes took, too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_run, way, list(leaves), spread).result()
 
 
-def _run(way: Way, leaves: Sequence[Leave], spread: float) -> list[Timed]:
-    return asyncio.run(storm(way, leaves, spread))
+def _run(way: Way, leaves: Sequence[Leave], spread: float) -> tuple[list[Timed], float]:
+    return asyncio.run(storm(way, leaves, spread)), time.process_time()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print p50, p99 and the longest of every call. Returns 1 when a call failed or is beyond the aim."""
     options = _parser().parse_args(arguments)
-    if lacking := missing("nginx"):
-        sys.exit(f"benchmarks.boot_storm needs {', '.join(lacking)}: apt-get install nginx-light")
-    with tempfile.TemporaryDirectory(prefix="boot-storm-") as folder:
-        with BootRig(Path(folder), options.nodes, secure=not options.http, connections=options.connections,
-                     workers=options.workers) as rig:  # fmt: skip
-            leaves = rig.grant_all()
-            began, busy = time.monotonic(), rig.cpu_seconds()
-            timed = in_process_of_its_own(rig.way, leaves, options.spread)
-            taken, busy = time.monotonic() - began, rig.cpu_seconds() - busy
-    print(f"{options.nodes} nodes that begin within {options.spread:g} s, {len(timed)} calls in {taken:.1f} s; "
-          f"the boot service was busy for {busy:.1f} s")  # fmt: skip
+    if lacking := missing("nginx", "openssl"):
+        sys.exit(f"{', '.join(lacking)} missing: apt-get install nginx-light openssl")
+    with (
+        tempfile.TemporaryDirectory(prefix="boot-storm-") as folder,
+        BootRig(Path(folder), options.nodes, secure=not options.http, workers=options.workers,
+                connections=options.connections) as rig,
+    ):  # fmt: skip
+        leaves = rig.grant_all()
+        busy = rig.cpu_seconds()
+        timed, nodes_busy = in_process_of_its_own(rig.way, leaves, options.spread)
+        busy = rig.cpu_seconds() - busy
+    print(f"{machine()}\n{options.nodes} nodes that begin within {options.spread:g} s, {len(timed)} calls")
+    print(f"CPU: boot service {busy:.1f} s, nodes {nodes_busy:.1f} s")
     return _print(timed)
 
 

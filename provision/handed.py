@@ -9,6 +9,19 @@ from provision import boot_scripts, proxmox_answer, ubuntu_seed
 from provision.certificate import Certificate
 from provision.inventory import Lab, Node
 
+PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
+"""What a node goes through while it is installed, each reported by an event of that kind."""
+
+
+def deadline_of(lab: Lab, phase: str) -> float:
+    """Seconds that the lab allows between a phase and the one before it."""
+    return float(getattr(lab.deadlines, phase.replace("-", "_")))
+
+
+def deadlines(lab: Lab) -> dict[str, float]:
+    """Those seconds by phase."""
+    return {phase: deadline_of(lab, phase) for phase in PHASES}
+
 
 @dataclass(frozen=True, slots=True)
 class Permit:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from provision import server as server_step
 from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
-from provision.handed import Permit, handed
+from provision.handed import PHASES, Permit, deadline_of, deadlines, handed
 from provision.inventory import Lab, Node
 from provision.journal import Event
 from provision.run import Done, Run
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from provision.boot_service.client import BootService
     from provision.machines import Machines
     from provision.remote import Remote
-
-PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
-"""What a node goes through, each reported by an event of that kind."""
 
 INSTALL_FILE = "/etc/rackproof/install.json"
 """Where first boot leaves which install this is."""
@@ -73,7 +70,7 @@ class Permits:
         return any(event.node == name and event.seq > start.seq and event.kind in PHASES for event in events)
 
     def _permit(self, node: Node) -> Permit:
-        patience = sum(deadline_of(self._lab, phase) for phase in PHASES)
+        patience = sum(deadlines(self._lab).values())
         token = secrets.token_urlsafe
         return Permit(
             node=node, run=self._run.id, expires=time.time() + patience, answer_token=token(24),
@@ -90,7 +87,7 @@ class Permits:
             "hook_token_sha256": _sha256(permit.hook_token),
             "expires": permit.expires,
             "nonce": permit.nonce,
-            "deadlines": {phase: deadline_of(self._lab, phase) for phase in PHASES},
+            "deadlines": deadlines(self._lab),
             **handed(self._lab, permit, certificate),
         }
 
@@ -104,11 +101,6 @@ def follow(lab: Lab, run: Run, machines: Machines, nodes: Sequence[str] | None =
     names = nodes if nodes is not None else list(lab.nodes)
     facts = together({name: name for name in names}, lambda name: _follow_node(lab, run, machines, name))
     return Done(changed=[f"{name} installed" for name in facts], nodes=facts)
-
-
-def deadline_of(lab: Lab, phase: str) -> float:
-    """Seconds that the lab allows between a phase and the one before it."""
-    return float(getattr(lab.deadlines, phase.replace("-", "_")))
 
 
 def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str, Any]:

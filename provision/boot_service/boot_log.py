@@ -11,6 +11,7 @@ only if it names a MAC of a node and that node's own address, which is where ngi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -42,13 +43,18 @@ def boot_script_events(lines: Iterable[str], rack: Rack) -> list[Served]:
 
 async def keep_boot_scripts(service: Service, lines: Iterable[str]) -> None:
     """Keep the events of these lines, as the service does for the scripts that it hands out itself."""
-    for served in boot_script_events(lines, service.store.rack):
-        now = service.clock()
-        permit = await service.current_permit(served.node.name)
-        live = permit if permit is not None and permit.state(now) == "live" else None
-        text = boot_text(live, grub=served.grub)
-        event = boot_event(service, served.node, permit, text, mac=served.mac, who=served.who)
-        await service.keep(service.handouts, f"boot {served.node.name} {text}", event)
+    # All at once: they share one look for their permits and one commit.
+    await asyncio.gather(
+        *(_keep(service, served) for served in boot_script_events(lines, service.store.rack))
+    )
+
+
+async def _keep(service: Service, served: Served) -> None:
+    permit = await service.current_permit(served.node.name)
+    live = permit if permit is not None and permit.state(service.clock()) == "live" else None
+    text = boot_text(live, grub=served.grub)
+    event = boot_event(service, served.node, permit, text, mac=served.mac, who=served.who)
+    await service.keep(service.handouts, f"boot {served.node.name} {text}", event)
 
 
 def _served(line: str, rack: Rack) -> Served | None:

@@ -49,7 +49,7 @@ class BootScripts:
         permit = await service.current_permit(node.name)
         live = permit if permit is not None and permit.state(now) == "live" else None
         if live is not None and live.private_boot:
-            await self._identity.must_hold_lease(request, live)
+            await self._must_be_private(request, live)
         script = (live.grub_script if grub else live.boot_script) if live is not None else None
         script = script or (node.grub_script if grub else node.boot_script)
         if script is None:
@@ -58,6 +58,13 @@ class BootScripts:
         event = boot_event(service, node, permit, text, mac=mac, who=who_asks(request))
         await service.keep(service.handouts, f"boot {node.name} {text}", event)
         return secret_text(script)
+
+    async def _must_be_private(self, request: Request, permit: Permit) -> None:
+        try:
+            await self._identity.must_hold_lease(request, permit)
+        except Refusal as refusal:
+            refusal.stranger = True
+            raise
 
 
 def boot_text(live: Permit | None, *, grub: bool) -> str:

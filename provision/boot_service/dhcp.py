@@ -190,11 +190,15 @@ class DhcpJournal:
             await self._keep([line.decode("utf-8", "replace") for line in lines])
 
     async def _keep(self, lines: list[str]) -> None:
-        service, now = self._service, self._service.clock()
-        for key, event in self._log.events(lines, now):
-            gate = service.strangers if event.kind == "stranger" else service.handouts
-            permit = await service.current_permit(event.node) if event.node else None
-            await service.keep(gate, key, replace(event, run=permit.open_run(now) if permit else None))
+        now = self._service.clock()
+        # All at once: they share one look for their permits and one commit.
+        await asyncio.gather(*(self._keep_event(*each, now) for each in self._log.events(lines, now)))
+
+    async def _keep_event(self, key: str, event: Event, now: float) -> None:
+        service = self._service
+        gate = service.strangers if event.kind == "stranger" else service.handouts
+        permit = await service.current_permit(event.node) if event.node else None
+        await service.keep(gate, key, replace(event, run=permit.open_run(now) if permit else None))
 
 
 def journal_command(unit: str) -> list[str]:

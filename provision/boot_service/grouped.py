@@ -52,7 +52,7 @@ class GroupCommit:
 
 
 class GroupRead(Generic[K, T]):
-    """Looks up what many callers of one event loop want: all that wait while one look is under way share the next.
+    """Looks up what many callers of one event loop want: all that wait during one look share the next.
 
     A look for each in a thread of its own would be the slower the more there are: threads of Python take
     turns. `look_up` is given the keys, each once, and returns what it found by its key.
@@ -64,7 +64,7 @@ class GroupRead(Generic[K, T]):
         self._reader: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> T | None:
-        """What is found by the key, in a look that begins after this call, or None. Raises what the look raised."""
+        """What a look that begins after this call finds by the key, or None. Raises what the look raised."""
         loop = asyncio.get_running_loop()
         found = self._waiting.setdefault(key, loop.create_future())
         if self._reader is None or self._reader.done():

@@ -45,7 +45,7 @@ class HttpServer(uvicorn.Server):
 
 
 class _BoundedHead(HttpToolsProtocol):
-    """Cuts off (400) who sends a request line and headers without an end; httptools itself would take any size."""
+    """Cuts off (400) who sends a head without an end; httptools itself takes any size."""
 
     _in_head = False
     _head = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,7 +21,10 @@ class Refusal(Exception):
     """A request is answered with `status` and one line, and nothing else; `why` carries no secret.
 
     `told` is the line where it must not tell why; an empty one is an empty body. `facts` go into the event.
+    `stranger`: whoever it was has shown no token, though it was about this permit.
     """
+
+    stranger = False
 
     def __init__(
         self,
@@ -57,14 +61,20 @@ class Refusals:
             else service.store.event(now, "refused", text, node=refusal.node, **facts)
         )
         # Who holds a token cannot be drowned out by those who hold none.
-        gate, key = (service.reports, f"refused {permit.id}") if permit else (service.refusals, who)
+        gate, key = service.refusals, who
+        if permit is not None and not refusal.stranger:
+            gate, key = service.reports, f"refused {permit.id}"
         await service.keep(gate, key, event)
         return _response(refusal)
 
 
 def who_asks(request: Request) -> str:
     """The address that nginx says the request came from, or "unknown"."""
-    said = request.headers.get("x-real-ip", "")
+    return _address(request.headers.get("x-real-ip", "")[:64])
+
+
+@lru_cache(maxsize=4096)
+def _address(said: str) -> str:
     try:
         return "unknown" if "%" in said else str(ip_address(said))
     except ValueError:

@@ -54,8 +54,8 @@ class Service:
         self.store, self.clock = store, clock
         self.leases, self.published, self.hands = leases, published, hands
         self.refusals = FloodGate(each=30, all_together=300)
-        self.handouts = FloodGate(each=120, all_together=3000)
-        self.reports = FloodGate(each=240, all_together=10**9)
+        self.handouts = FloodGate(each=120)
+        self.reports = FloodGate(each=240)
         self.strangers = FloodGate(each=1, all_together=60)
         self.stopping = asyncio.Event()
         self.news = news or News()

@@ -24,6 +24,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
+    bindparam,
     delete,
     insert,
     or_,
@@ -32,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from provision.boot_service import accounts, current_run
 from provision.boot_service.messages import Grant, PermitState, Rack
 from provision.boot_service.permit_cache import PermitCache
 from provision.boot_service.shared import RACK, Marks, mark_in
@@ -74,6 +77,20 @@ _permits = Table(
 
 _NO_PAYLOAD: dict[str, None] = dict.fromkeys(
     ("boot_script", "grub_script", "answer", "answer_json", "first_boot")
+)
+
+# Put together once: that takes SQLAlchemy longer than carrying them out.
+_PERMIT, _NOW = bindparam("permit", type_=Integer), bindparam("now", type_=Float)
+_SPEND = (
+    update(_permits)
+    .where(_permits.c.id == _PERMIT, _permits.c.spent.is_(None), _permits.c.revoked.is_(None))
+    .where(_permits.c.expires > _NOW)
+    .values(spent=_NOW, answered_json=bindparam("as_json", type_=Boolean), answer=None, answer_json=None)
+)
+_FINISH = (
+    update(_permits)
+    .where(_permits.c.id == _PERMIT, _permits.c.done.is_(None))
+    .values(done=_NOW, **_NO_PAYLOAD)
 )
 
 State = Literal["live", "spent", "done", "expired", "revoked"]
@@ -136,7 +153,7 @@ class Store(Ledger):
     among them when the rack is another. It must not raise.
     """
 
-    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store)
+    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store, accounts.metadata, current_run.metadata)
 
     def __init__(
         self,
@@ -274,18 +291,15 @@ class Store(Ledger):
         self, connection: Connection, permit: Permit, now: float, *, as_json: bool = False, **facts: Any
     ) -> str | None:
         """As `spend`, in a transaction from `writing`."""
-        live = (_permits.c.id == permit.id, _permits.c.spent.is_(None), _permits.c.revoked.is_(None),
-                _permits.c.expires > now)  # fmt: skip
-        form = _permits.c.answer_json if as_json else _permits.c.answer
-        # Nobody else can take it between this look and the update: writers do not overlap.
-        answer = connection.execute(select(form).where(*live)).scalar()
+        # What was read with the permit is what is in the store, as long as the permit is live.
+        answer = permit.answer_json if as_json else permit.answer
         if answer is None:
             return None
-        taken = {"spent": now, "answered_json": as_json, "answer": None, "answer_json": None}
-        connection.execute(update(_permits).where(*live).values(taken))
+        if not connection.execute(_SPEND, {"permit": permit.id, "now": now, "as_json": as_json}).rowcount:
+            return None
         _change(connection, permit.node)
         self.enter(connection, permit.event(now, "answer", "answer handed out, permit spent", **facts))
-        return str(answer)
+        return answer
 
     def finish(self, permit: Permit, event: Event) -> Event:
         """Keep a node's report that it is complete, and erase what its permit still carries."""
@@ -294,14 +308,18 @@ class Store(Ledger):
 
     def finish_in(self, connection: Connection, permit: Permit, event: Event) -> Event:
         """As `finish`, in a transaction from `writing`."""
-        done = update(_permits).where(_permits.c.id == permit.id, _permits.c.done.is_(None))
-        if connection.execute(done.values(done=event.time, **_NO_PAYLOAD)).rowcount:
+        if connection.execute(_FINISH, {"permit": permit.id, "now": event.time}).rowcount:
             _change(connection, permit.node)
         return self.enter(connection, event)
 
     def revoke(self, now: float, *, run: str | None = None, node: str | None = None) -> int:
-        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended."""
-        which = _permits.c.run == run if run is not None else _permits.c.node == node
+        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended.
+
+        A run that ends takes back its leave from nodes that have not come through; those that have, have it
+        no more, and stay what they are: installed by that run.
+        """
+        unfinished = and_(_permits.c.run == run, _permits.c.done.is_(None))
+        which = unfinished if run is not None else _permits.c.node == node
         with self.writing() as connection:
             count = self._revoke(connection, now, which)
         self.scrub(now)

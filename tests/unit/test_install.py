@@ -9,6 +9,7 @@ import pytest
 
 from provision import install, inventory
 from provision.errors import GaveUp, LabError
+from provision.handed import PHASES
 from provision.inventory import Lab
 from provision.ledger import Event, Ledger
 from provision.run import Run
@@ -63,7 +64,7 @@ def test_a_reported_failure_ends_the_wait_at_once_with_the_logs_end(lab: Lab, ru
 
 
 def test_what_was_before_the_leave_does_not_count(lab: Lab, run: Run) -> None:
-    for phase in install.PHASES:
+    for phase in PHASES:
         event(run, phase)
     reach(run, "dhcp")
     with pytest.raises(GaveUp, match="phase boot-script"):
@@ -72,20 +73,20 @@ def test_what_was_before_the_leave_does_not_count(lab: Lab, run: Run) -> None:
 
 def test_another_nodes_events_are_not_this_ones(lab: Lab, run: Run) -> None:
     reach(run)
-    for phase in install.PHASES:
+    for phase in PHASES:
         event(run, phase, node="node1")
     with pytest.raises(GaveUp, match="phase dhcp"):
         install._follow_phases(lab, run, "node2")
 
 
 def test_all_phases_end_the_wait(lab: Lab, run: Run) -> None:
-    reach(run, *install.PHASES)
-    assert list(install._follow_phases(lab, run, "node2")) == ["permitted", *install.PHASES]
+    reach(run, *PHASES)
+    assert list(install._follow_phases(lab, run, "node2")) == ["permitted", *PHASES]
 
 
 @pytest.mark.parametrize("lost", [{"boot-script"}, {"dhcp", "boot-script"}])
 def test_a_phase_whose_news_was_lost_is_reached_by_a_later_one(lab: Lab, run: Run, lost: set[str]) -> None:
-    reach(run, *(phase for phase in install.PHASES if phase not in lost))
+    reach(run, *(phase for phase in PHASES if phase not in lost))
     seen = install._follow_phases(lab, run, "node2")
     assert seen["boot-script"].kind == "answer"
     assert seen["installed"].kind == "installed"

@@ -12,6 +12,7 @@ import hmac
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import cycle, repeat
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -559,14 +560,18 @@ HOSTILE = [
 ]
 
 
-def everywhere(word: str, content: Any) -> Any:
-    """The same content with the word in the place of every text, but those that decide something."""
+def everywhere(words: Iterator[str], content: Any) -> Any:
+    """The same content with these words in turn in the place of its texts, but for those that decide something."""
     if isinstance(content, dict):
         kept = ("mac", "version", "phase", "token", "event_type")
-        return {key: item if key in kept else everywhere(word, item) for key, item in content.items()}
+        return {key: item if key in kept else everywhere(words, item) for key, item in content.items()}
     if isinstance(content, list):
-        return [everywhere(word, item) for item in content]
-    return word if isinstance(content, str) else content
+        return [everywhere(words, item) for item in content]
+    return next(words) if isinstance(content, str) else content
+
+
+def from_word(first: int) -> Iterator[str]:
+    return cycle(HOSTILE[first:] + HOSTILE[:first])
 
 
 WORDY_HOOK = HOOK | {
@@ -586,11 +591,13 @@ def clean(value: Any) -> bool:
     return not isinstance(value, str) or (value.isprintable() and len(value) <= 1000)
 
 
-@pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("first", range(0, len(HOSTILE), 4))
 @pytest.mark.parametrize("ask", [ask for ask in ASKS if ask.body], ids=lambda ask: ask.name)
-def test_hostile_words_are_kept_as_one_clean_line(ask: Ask, word: str, scene: Callable[[Ask], Bench]) -> None:
+def test_hostile_words_are_kept_as_one_clean_line(
+    ask: Ask, first: int, scene: Callable[[Ask], Bench]
+) -> None:
     bench = scene(ask)
-    body = everywhere(word, WORDY_HOOK if ask.body is HOOK else ask.body)
+    body = everywhere(from_word(first), WORDY_HOOK if ask.body is HOOK else ask.body)
     reply = ask.make(bench, body=json.dumps(body).encode())
     assert reply.status_code == 200
     assert reply.text in ('{"CANARY": "JSON"}', "CANARY-ANSWER", "recorded\n") or "success" in reply.text
@@ -605,7 +612,7 @@ def test_hostile_words_are_kept_as_one_clean_line(ask: Ask, word: str, scene: Ca
 def test_hostile_words_in_a_refused_request_are_kept_clean(word: str, scene: Callable[[Ask], Bench]) -> None:
     ask = next(ask for ask in ASKS if ask.name == "answer")
     bench = scene(ask)
-    body = everywhere(word, request_of(("de:ad:be:ef:00:01",)))
+    body = everywhere(repeat(word), request_of(("de:ad:be:ef:00:01",)))
     assert ask.make(bench, body=json.dumps(body).encode()).status_code == 403
     assert clean(bench.last().facts)
     schema = json.dumps(ASKED | {"$schema": {"version": word}}).encode()
@@ -667,6 +674,19 @@ def test_refusals_without_a_token_cost_no_more_writes_than_the_gate_lets_through
         bench.nodes.post(f"/report/made-up-token-{number}", content=b"{}")
         assert bench.nodes.parts_read == 0
     assert bench.store.last_seq() - written == 30
+
+
+def test_strangers_at_a_private_script_do_not_hide_what_a_token_holder_is_refused(
+    scene: Callable[[Ask], Bench],
+) -> None:
+    bench = scene(ASKS[0])
+    for _ in range(300):
+        assert ASKS[0].make(bench, who=ELSEWHERE).status_code == 403
+    assert bench.kinds().count("refused") == 30
+    assert {event.run for event in bench.store.events() if event.kind == "refused"} == {"r1"}
+    answer = next(ask for ask in ASKS if ask.name == "answer")
+    assert answer.make(bench, who=ELSEWHERE).status_code == 403
+    assert bench.kinds().count("refused") == 31
 
 
 def test_an_oversized_body_is_not_read_to_its_end(scene: Callable[[Ask], Bench]) -> None:
