@@ -128,7 +128,13 @@ class Service:
             await asyncio.to_thread(self._publish, ())
             self.store.forget_reporting()
             if scrub:
-                await self.work(self.store.scrub, self.clock())
+                await self._scrub()
+
+    async def _scrub(self) -> None:
+        try:
+            await self.work(self.store.scrub, self.clock())
+        except SQLAlchemyError as error:  # next time, then: it is no reason to serve no longer
+            log.error("what has served could not be erased: %s", error)
 
     def publish_all(self) -> None:
         """Publish what every node is to boot, whatever was published before."""
