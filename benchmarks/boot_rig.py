@@ -97,7 +97,8 @@ class BootRig:
         self.nodes = [SimulatedNode(number) for number in range(nodes)]
         self._round = 0
         self.port = self.secure_port = 0
-        with ExitStack() as self._ends:
+        with ExitStack() as ends:
+            self._ends = ends
             # As /run on a server: in memory, unlike the ledger.
             run = tempfile.TemporaryDirectory(prefix="boot-rig-", dir=MEMORY if MEMORY.is_dir() else None)
             self._run = Path(self._ends.enter_context(run))
@@ -108,7 +109,7 @@ class BootRig:
             if nginx:
                 self._begin_nginx(as_one, connections)
             # Nothing has failed: it ends with this rig.
-            self._ends = self._ends.pop_all()
+            self._ends = ends.pop_all()
         self.way = self._way(nginx, secure)
 
     def __enter__(self) -> BootRig:
