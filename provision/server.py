@@ -44,6 +44,7 @@ from provision.server_plan import (
     service_url,
 )
 from provision.spans import at_work
+from provision.standing import standing_order
 from provision.together import together
 
 __all__ = ["NODES_SOCKET", "OPERATOR_SOCKET", "arm", "configure", "disarm", "put", "service_url"]
@@ -107,7 +108,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     changing = [part for part in wanted if not part.stands(facts)]
     put(server, changing, facts, run)
     done = {**prepared, **{part.name: part in changing for part in wanted}}
-    done |= _make_known(lab, server)
+    done |= _make_known(lab, server, shown)
     return Done(
         changed=[name for name, changed in done.items() if changed],
         unchanged=[name for name, changed in done.items() if not changed],
@@ -323,13 +324,13 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
     }
 
 
-def _make_known(lab: Lab, server: Remote) -> dict[str, bool]:
+def _make_known(lab: Lab, server: Remote, certificate: Certificate) -> dict[str, bool]:
     """Tell the boot service which nodes and people there are; whoever has no leave boots from its disk.
 
     Returns what of it was new to the service.
     """
     consoles = [node.bmc.mac for node in lab.nodes.values() if node.bmc.mac]
-    nodes = [_rack_node(lab, node) for node in lab.nodes.values()]
+    nodes = [_rack_node(lab, node, certificate) for node in lab.nodes.values()]
     isos = [_sha256(f"{name}:{secret.reveal()}") for name, secret in lab.server.iso_tokens.items()]
     with server.forward_socket(OPERATOR_SOCKET) as socket, at_work(server.name):
         service = BootService(socket)
@@ -341,9 +342,10 @@ def _make_known(lab: Lab, server: Remote) -> dict[str, bool]:
         }
 
 
-def _rack_node(lab: Lab, node: Node) -> RackNode:
+def _rack_node(lab: Lab, node: Node, certificate: Certificate) -> RackNode:
     ipxe, grub = boot_scripts.local(node)
-    rescue = boot_scripts.rescue(lab, node) if node.os in lab.media else None
+    bootable = node.os in lab.media
+    rescue = boot_scripts.rescue(lab, node) if bootable else None
     return RackNode(
         name=node.name,
         macs=tuple(sorted(node.all_macs)),
@@ -352,6 +354,7 @@ def _rack_node(lab: Lab, node: Node) -> RackNode:
         grub_script=grub,
         rescue_script=rescue and rescue.ipxe(lab),
         rescue_grub=rescue and rescue.grub(lab),
+        standing_order=standing_order(lab, node, certificate) if bootable and lab.has_operator else None,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.boot_service.hands_config import hands_config
 from provision.certificate import CERTIFICATE, KEY, Certificate
 from provision.inventory import Lab
 from provision.render import render
@@ -35,6 +36,11 @@ BOOT_SERVICE_OPTIONS = (
     ("--ledger", LEDGER),
     ("--operator-socket", OPERATOR_SOCKET),
     ("--nodes-socket", NODES_SOCKET),
+    ("--people-socket", PEOPLE_SOCKET),
+    ("--nginx-socket", NGINX_SOCKET),
+    ("--hands-socket", HANDS_SOCKET),
+    ("--published", PUBLISHED),
+    ("--leases", LEASES),
 )
 """How the unit starts the boot service, beside --dhcp-journal."""
 
@@ -43,7 +49,10 @@ NGINX_CONF = "/etc/nginx/conf.d/rackproof.conf"
 NFT_FILE = "/etc/rackproof/nftables.nft"
 SYSCTL_FILE = "/etc/sysctl.d/60-rackproof.conf"
 CHRONY_CONF = "/etc/chrony/conf.d/rackproof.conf"
+HANDS_CONFIG = "/etc/rackproof/hands.json"
 UNITS = "/etc/systemd/system"
+PROGRAMS = ("provision.boot_service.__main__", "provision.boot_service.hands")
+"""The modules that units start, and which the server gets with all that they import."""
 
 PROVISION = Path(__file__).parent
 PAGES = PROVISION / "boot_service" / "pages"
@@ -124,18 +133,21 @@ def medium(system: str) -> Medium:
 def parts(lab: Lab, facts: Facts, certificate: Certificate) -> tuple[Part, ...]:
     """All parts; their units do not need one another to start."""
     return (
-        _nat(lab, facts), _clock(lab), _boot_service(lab), _nginx(lab, certificate), _dnsmasq(lab, facts),
+        _nat(lab, facts), _clock(lab), _boot_service(lab), _hands(lab, certificate),
+        _nginx(lab, certificate), _dnsmasq(lab, facts),
     )  # fmt: skip
 
 
 def paths() -> tuple[str, ...]:
     """Every file that any lab's parts have."""
-    units = [f"{UNITS}/rackproof-nftables.service", f"{UNITS}/rackproof-boot-service.service"]
-    files = [DNSMASQ_CONF, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF]
+    units = [f"{UNITS}/{unit}.service" for unit in UNIT_NAMES if unit.startswith("rackproof-")]
+    files = [DNSMASQ_CONF, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF, HANDS_CONFIG]
     return (*files, *units, *source_files())
 
 
-UNIT_NAMES = ("rackproof-nftables", "chrony", "rackproof-boot-service", "nginx", "dnsmasq")
+UNIT_NAMES = (
+    "rackproof-nftables", "chrony", "rackproof-boot-service", "rackproof-hands", "nginx", "dnsmasq",
+)  # fmt: skip
 
 
 def service_url(lab: Lab) -> str:
@@ -165,12 +177,12 @@ def requirements_digest() -> str:
 
 @functools.cache
 def source_files() -> Mapping[str, Path]:
-    """What the boot service runs of this project: server path to file, found by following its imports.
+    """What the server runs of this project: server path to file, found by following imports.
 
     The pages' templates and static files are no imports; they are taken as they lie.
     """
     found = {f"{SOURCE}/{file.relative_to(PROVISION.parent)}": file for file in _page_files()}
-    todo = ["provision.boot_service.__main__"]
+    todo = list(PROGRAMS)
     while todo:
         file = _module_file(todo.pop())
         path = f"{SOURCE}/{file.relative_to(PROVISION.parent)}"
@@ -262,6 +274,37 @@ def _boot_service(lab: Lab) -> Part:
         files=(service, *source),
         test=f"{trial} python3 -m provision.boot_service --help",
     )
+
+
+def _hands(lab: Lab, certificate: Certificate) -> Part:
+    unit = "rackproof-hands"
+    # Nobody may use them who is no operator: without one they are told no password.
+    held = lab if lab.has_operator else lab.model_copy(update={"nodes": {}})
+    told = hands_config(held, url=secure_url(lab), fingerprint=certificate.fingerprint)
+    config = File(HANDS_CONFIG, told.model_dump_json(indent=1).encode(), mode=0o400)
+    service = _rendered(
+        f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, hands_config=HANDS_CONFIG,
+        hands_config_sha256=config.sha256, hands_socket=HANDS_SOCKET, options_file=OPTIONS_FILE,
+        options_folder=str(Path(OPTIONS_FILE).parent), source=SOURCE, packages=PACKAGES,
+        requirements=requirements_digest(), source_sha256=_source_digest(),
+        consoles=[node.bmc.address for node in held.nodes.values()],
+    )  # fmt: skip
+    # What it runs is staged with the boot service, when that changes.
+    trial = f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={STAGED}{SOURCE}:{SOURCE}:{PACKAGES}"
+    return Part(
+        name="hands",
+        unit=unit,
+        files=(service, config),
+        test=f"{trial} python3 -m provision.boot_service.hands --help",
+    )
+
+
+def _source_digest() -> str:
+    """SHA-256 of all that the server runs of this project: its units start anew when that changes."""
+    digest = hashlib.sha256()
+    for path, file in source_files().items():
+        digest.update(f"{path}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _rendered(

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from passlib.hash import sha512_crypt
 
-from provision import install
 from provision.boot_service.messages import StandingOrder
+from provision.certificate import Certificate
+from provision.handed import Permit, deadlines, handed
 from provision.inventory import Lab, Node
 
-RUN, ANSWER_TOKEN, REPORT_TOKEN, NONCE = "@RUN@", "@ANSWER_TOKEN@", "@REPORT_TOKEN@", "@NONCE@"
+RUN, ANSWER_TOKEN, REPORT_TOKEN = "@RUN@", "@ANSWER_TOKEN@", "@REPORT_TOKEN@"
+HOOK_TOKEN, NONCE = "@HOOK_TOKEN@", "@NONCE@"
 HASH = re.compile(r"\$6\$(?:rounds=\d+\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}")
 
 
-def standing_order(lab: Lab, node: Node) -> StandingOrder:
+def standing_order(lab: Lab, node: Node, certificate: Certificate) -> StandingOrder:
     """What an operator may let a node be installed by; the same for the same lab, each time it is made.
 
     Raises SecretMissing when the node's root password is not there.
     """
-    permit = install.Permit(node, RUN, 0.0, ANSWER_TOKEN, REPORT_TOKEN, NONCE)
-    deadlines = {phase: install.deadline_of(lab, phase) for phase in install.PHASES}
-    texts = {name: _steady(lab, node, text) for name, text in _handed(lab, permit).items()}
-    return StandingOrder.model_validate({"patience": sum(deadlines.values()), "deadlines": deadlines} | texts)
-
-
-def _handed(lab: Lab, permit: install.Permit) -> Mapping[str, Any]:
-    return {
-        "boot_script": install.boot_script(lab, permit),
-        "answer": install.answer(lab, permit),
-        "first_boot": install.first_boot(lab, permit),
-    }
+    permit = Permit(node, RUN, 0.0, ANSWER_TOKEN, REPORT_TOKEN, HOOK_TOKEN, NONCE)
+    allowed = deadlines(lab)
+    order = {name: _steady(lab, node, text) for name, text in handed(lab, permit, certificate).items()}
+    return StandingOrder.model_validate({"patience": sum(allowed.values()), "deadlines": allowed} | order)
 
 
 def _steady(lab: Lab, node: Node, text: object) -> object:

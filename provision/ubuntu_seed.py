@@ -5,6 +5,7 @@ Source: canonical/subiquity (autoinstall-schema.json, autoinstall reference, mod
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -31,9 +32,9 @@ VARIANTS = {
 
 def user_data(lab: Lab, permit: Permit, certificate: Certificate) -> str:
     """The seed's user-data: cloud-config, whose one key is autoinstall's."""
-    text = yaml.safe_dump(
-        {"autoinstall": _autoinstall(lab, permit, certificate)}, sort_keys=False, width=1000
-    )
+    # No line is broken: where, would depend on how long a token is (provision/standing.py).
+    content = {"autoinstall": _autoinstall(lab, permit, certificate)}
+    text = yaml.safe_dump(content, sort_keys=False, width=sys.maxsize)
     return f"#cloud-config\n{text}"
 
 

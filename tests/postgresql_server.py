@@ -57,8 +57,8 @@ class PostgresqlServer:
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
     def _tell(self, what: str) -> None:
-        at = {"host": str(self.folder), "user": USER, "dbname": "postgres"}
-        with psycopg.connect(**at, autocommit=True) as connection:
+        where = f"host={self.folder} user={USER} dbname=postgres"
+        with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(what.encode())
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from provision.boot_service.dhcp import journal_command
+from provision.boot_service.hands_client import HandsClient
 from provision.boot_service.leases import Leases
 from provision.boot_service.news import NewsRoom
 from provision.boot_service.published import Published
@@ -74,6 +75,7 @@ class BootService:
             store,
             leases=Leases(options.leases) if options.leases else None,
             published=Published(options.published) if options.published else None,
+            hands=HandsClient(options.hands_socket) if options.hands_socket else None,
             news=self._news.of(place.number),
             publishing=self._publishing,
         )

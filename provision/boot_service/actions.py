@@ -7,8 +7,8 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from provision.boot_service.hands_client import HandsClient, HandsRefused
@@ -55,6 +55,40 @@ class Words:
         return text and MARK.sub(lambda mark: str(getattr(self, mark[1].lower())), text)
 
 
+class _Record:
+    """What is written down of one action at one node: that it has begun, and how it ended."""
+
+    def __init__(self, service: Service, known: RackNode | None, action: str, who: str) -> None:
+        self._service, self._action, self._who = service, action, who
+        self.known, self._begun = known, False
+
+    @property
+    def node(self) -> RackNode:
+        """The node, which is known."""
+        assert self.known is not None
+        return self.known
+
+    async def done_by(self, act: Callable[[RackNode], Awaitable[str]]) -> str:
+        """Do it, between the word that it begins and the word that it is done; returns the latter."""
+        await self.keep("begun")
+        self._begun = True
+        done = await act(self.node)
+        await self.keep("done", done)
+        return done
+
+    async def end_refused(self, status: int, why: str) -> None:
+        """Nothing was done, or it was begun and failed."""
+        await self.keep("failed" if self._begun and status >= FAULT else "refused", why)
+
+    async def keep(self, outcome: str, more: str = "") -> None:
+        """Keep it as an event, durable when this returns."""
+        facts = {"who": self._who, "action": self._action, "outcome": outcome}
+        text = ": ".join(filter(None, [*facts.values(), more]))
+        node = self.known.name if self.known else None
+        event = self._service.store.event(self._service.clock(), "action", text, node=node, **facts)
+        await self._service.append(event)
+
+
 class Actions:
     """The actions, each by `who`, an account: returns one line of what was done, or raises ActionRefused.
 
@@ -66,59 +100,41 @@ class Actions:
         self._service, self._store, self._given_hands = service, service.store, hands
 
     async def power(self, node: str, how: str, who: str) -> str:
-        """Switch a node on, off (without asking its OS), or make it boot."""
-
-        async def check(_: RackNode) -> None:
-            self._require_hands()
+        """Switch a node on, off (without asking its OS), or off and on (`cycle`)."""
+        async with self._written_down(node, f"power {how}", who) as record:
             _require(how in HOWS, WRONG, f"power is one of {', '.join(HOWS)}")
-
-        return await self._do(
-            node, f"power {how}", who, check, lambda known: self._hands.power(known.name, how)
-        )
+            self._require_hands()
+            return await record.done_by(lambda known: self._hands.power(known.name, how))
 
     async def boot_once(self, node: str, source: str, who: str) -> str:
         """Let a node's next boot, and only that, be from network or disk."""
-
-        async def check(_: RackNode) -> None:
-            self._require_hands()
+        async with self._written_down(node, f"boot once from {source}", who) as record:
             _require(source in SOURCES, WRONG, f"a node boots once from one of {', '.join(SOURCES)}")
-
-        return await self._do(
-            node,
-            f"boot once from {source}",
-            who,
-            check,
-            lambda known: self._hands.boot_once(known.name, source),
-        )
+            self._require_hands()
+            return await record.done_by(lambda known: self._hands.boot_once(known.name, source))
 
     async def permit_install(self, node: str, who: str, confirmed: str) -> str:
         """Let a node be installed by its standing order, and boot it; `confirmed` is its name once more."""
-
-        async def check(known: RackNode) -> None:
+        async with self._written_down(node, "permit an install", who) as record:
+            name, order = record.node.name, record.node.standing_order
+            _require(confirmed == name, WRONG, f"type {name} to confirm: its disk will be overwritten")
+            _require(order is not None, CONFLICT, "there is no standing order to install it by")
             self._require_hands()
-            _require(
-                confirmed == known.name, WRONG, f"type {known.name} to confirm: its disk will be overwritten"
-            )
-            _require(
-                known.standing_order is not None, CONFLICT, "there is no standing order to install it by"
-            )
-            await self._require_no_run(known.name)
-
-        return await self._do(node, "permit an install", who, check, self._install)
+            await self._require_no_run(name)
+            return await record.done_by(self._install)
 
     async def rescue(self, node: str, who: str) -> str:
         """Boot a node into the rescue system, once; its leave for that ends after half an hour."""
-
-        async def check(known: RackNode) -> None:
+        async with self._written_down(node, "rescue", who) as record:
+            _require(record.node.rescue_script is not None, CONFLICT, "there is no rescue system for it")
             self._require_hands()
-            _require(known.rescue_script is not None, CONFLICT, "there is no rescue system for it")
-            await self._require_no_run(known.name)
-
-        return await self._do(node, "rescue", who, check, self._rescue)
+            await self._require_no_run(record.node.name)
+            return await record.done_by(self._rescue)
 
     async def cancel(self, node: str, who: str) -> str:
         """Take back a node's leave to be installed or rescued."""
-        return await self._do(node, "cancel", who, None, self._cancel)
+        async with self._written_down(node, "cancel", who) as record:
+            return await record.done_by(self._cancel)
 
     async def power_state(self, node: str) -> str | None:
         """A node's power as its BMC tells it: on, off or on the way; None when that is not known."""
@@ -130,49 +146,25 @@ class Actions:
 
     # What every action goes through
 
-    async def _do(
-        self,
-        node: str,
-        action: str,
-        who: str,
-        check: Callable[[RackNode], Awaitable[None]] | None,
-        act: Callable[[RackNode], Awaitable[str]],
-    ) -> str:
-        async def keep(outcome: str, more: str = "") -> None:
-            await self._keep(node, action, who, outcome, more)
-
-        begun = False
+    @asynccontextmanager
+    async def _written_down(self, node: str, action: str, who: str) -> AsyncIterator[_Record]:
+        """Keep what becomes of an action; raises ActionRefused, also for what the hands refuse."""
+        record = _Record(self._service, self._store.rack.by_name(node), action, who)
         try:
-            known = self._known(node)
-            if check is not None:
-                await check(known)
-            await keep("begun")
-            begun = True
-            done = await act(known)
+            _require(record.known is not None, NOT_FOUND, "there is no such node in the rack")
+            yield record
         except HandsRefused as refused:
-            await keep(_outcome(refused.status), why := _one_line(refused.why))
+            why = _one_line(refused.why)
+            await record.end_refused(refused.status, why)
             raise ActionRefused(refused.status, why) from refused
         except ActionRefused as refused:
-            await keep(_outcome(refused.status) if begun else "refused", refused.why)
+            await record.end_refused(refused.status, refused.why)
             raise
         except BaseException as error:
-            await keep("failed", f"the boot service was at fault or was stopped: {type(error).__name__}")
+            await record.keep(
+                "failed", f"the boot service was at fault or was stopped: {type(error).__name__}"
+            )
             raise
-        await keep("done", done)
-        return done
-
-    async def _keep(self, node: str, action: str, who: str, outcome: str, more: str) -> None:
-        text = f"{who}: {action}: {outcome}" + (f": {more}" if more else "")
-        known = self._store.rack.by_name(node)
-        event = self._store.event(self._service.clock(), "action", text, node=known.name if known else None,
-                                  who=who, action=action, outcome=outcome)  # fmt: skip
-        await self._service.work(self._store.append, event)
-
-    def _known(self, node: str) -> RackNode:
-        known = self._store.rack.by_name(node)
-        if known is None:
-            raise ActionRefused(NOT_FOUND, "there is no such node in the rack")
-        return known
 
     def _require_hands(self) -> None:
         _require(self._given_hands is not None, NO_HANDS, "this boot service has no hands to do it with")
@@ -236,19 +228,22 @@ class Actions:
 
     async def _after_trouble(self, grant: Grant, number: int, refused: HandsRefused, *, armed: bool) -> str:
         why = _one_line(refused.why)
-        permit = await self._permit(grant.node)
-        if permit and permit.id == number and permit.state(self._service.clock()) == "spent":
-            # It is being installed: to take its leave back now would strand it.
-            return f"{grant.node} has fetched its answer and is being installed, though its BMC said: {why}"
         left = await self._take_back(grant.node, number, armed=armed)
+        if left is None:
+            return f"{grant.node} has fetched its answer and is being installed, though its BMC said: {why}"
         raise ActionRefused(refused.status, f"{why}; {left}") from refused
 
-    async def _take_back(self, node: str, number: int, *, armed: bool) -> str:
-        """Revoke this permit and disarm DHCP, unless another has taken its place; the state after that."""
-        permit = await self._permit(node)
+    async def _take_back(self, node: str, number: int, *, armed: bool) -> str | None:
+        """Revoke this permit and disarm DHCP, unless another has taken its place; the state after that.
+
+        Nothing is taken back, and None told, when the node has fetched its answer: that would strand it.
+        """
+        permit, now = await self._permit(node), self._service.clock()
         if permit is None or permit.id != number:
-            return "another permit of the node has taken the place of this one"
-        await self._service.work(self._store.revoke, self._service.clock(), node=node)
+            return "its permit was cancelled, or replaced by another, meanwhile"
+        if permit.state(now) in ("spent", "done"):
+            return None
+        await self._service.work(self._store.revoke, now, node=node)
         if armed and not await self._disarmed(node):
             return "its permit is revoked, though DHCP still names the answer that it can no longer have"
         return "its permit is revoked: it is not installed, and boots from its disk"
@@ -328,10 +323,6 @@ def _alone(ledger: str, node: str) -> Iterator[None]:
 def _require(holds: bool, status: int, why: str) -> None:
     if not holds:
         raise ActionRefused(status, why)
-
-
-def _outcome(status: int) -> str:
-    return "refused" if status < FAULT else "failed"
 
 
 def _one_line(text: str) -> str:

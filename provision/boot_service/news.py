@@ -78,3 +78,9 @@ class NewsRoom:
     def of(self, worker: int) -> News:
         """The news of one worker, in its own process."""
         return News(worker, self._ears, self._listening)
+
+    def close(self) -> None:
+        """Give back the sockets."""
+        for pair in self._ears:
+            for end in pair:
+                end.close()

@@ -15,12 +15,14 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from provision.boot_service.actions import Actions
 from provision.boot_service.boot_log import keep_boot_scripts
 from provision.boot_service.dhcp import DhcpJournal
 from provision.boot_service.http_server import HttpServer
 from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.node_api import NodeApi
 from provision.boot_service.operator_api import OperatorApi
+from provision.boot_service.people_api import PeopleApi
 from provision.boot_service.service import Service
 
 
@@ -99,10 +101,14 @@ def notify(state: str) -> None:
 
 
 def _applications(service: Service, sockets: Sockets) -> list[tuple[ASGIApp, socket.socket]]:
-    return [
-        (OperatorApi(service).app(), sockets.operators),
+    actions = Actions(service, service.hands)
+    found: list[tuple[ASGIApp, socket.socket]] = [
+        (OperatorApi(service, actions).app(), sockets.operators),
         (NodeApi(service).app(), sockets.nodes),
     ]
+    if sockets.people is not None:
+        found.append((PeopleApi(service, actions).app(), sockets.people))
+    return found
 
 
 def _stop(service: Service, servers: Sequence[uvicorn.Server]) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     delete,
     insert,
@@ -33,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from provision.boot_service import accounts, current_run
 from provision.boot_service.messages import Grant, PermitState, Rack
 from provision.boot_service.permit_cache import PermitCache
 from provision.boot_service.shared import RACK, Marks, mark_in
@@ -151,7 +153,7 @@ class Store(Ledger):
     among them when the rack is another. It must not raise.
     """
 
-    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store)
+    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store, accounts.metadata, current_run.metadata)
 
     def __init__(
         self,
@@ -311,8 +313,13 @@ class Store(Ledger):
         return self.enter(connection, event)
 
     def revoke(self, now: float, *, run: str | None = None, node: str | None = None) -> int:
-        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended."""
-        which = _permits.c.run == run if run is not None else _permits.c.node == node
+        """Revoke the permits of a run or of a node and erase what they carry. Returns how many it ended.
+
+        A run that ends takes back its leave from nodes that have not come through; those that have, have it
+        no more, and stay what they are: installed by that run.
+        """
+        unfinished = and_(_permits.c.run == run, _permits.c.done.is_(None))
+        which = unfinished if run is not None else _permits.c.node == node
         with self.writing() as connection:
             count = self._revoke(connection, now, which)
         self.scrub(now)

@@ -718,6 +718,11 @@ class Lab(Part):
         return self.networks[MANAGEMENT]
 
     @property
+    def has_operator(self) -> bool:
+        """Whether anybody may act on the rack from the dashboard or by the API."""
+        return any(person.role == "operator" for person in self.people.values())
+
+    @property
     def link_networks(self) -> list[Network]:
         """The networks of the cluster's links, link 0 first; none without a cluster."""
         return [self.networks[name] for name in self.cluster.links] if self.cluster else []

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event as Flag
 
 import pytest
+from sqlalchemy import make_url
 
 from provision.boot_service.store import Store
 from provision.wait import Deadline, NotYet, Signal
@@ -103,7 +104,7 @@ class Kennel:
 def test_a_killed_writer_has_lost_nothing_of_a_group_that_it_acknowledged(store_url: str) -> None:
     """Proves the commit: a writer by group commit is killed between and in its transactions."""
     chance = random.Random(SEED)
-    kills = WRITER_KILLS[store_url.split(":")[0]]
+    kills = WRITER_KILLS[make_url(store_url).get_backend_name()]
     acknowledged: list[str] = []
     with closing(Kennel(store_url)) as kennel:
         for writer in range(kills):
@@ -136,7 +137,7 @@ def test_a_killed_service_has_lost_no_report_that_it_acknowledged(
     with ThreadPoolExecutor(Load.THREADS) as pool:
         threads = [pool.submit(load.report, thread) for thread in range(Load.THREADS)]
         try:
-            for _ in range(SERVICE_KILLS[store_url.split(":")[0]]):
+            for _ in range(SERVICE_KILLS[make_url(store_url).get_backend_name()]):
                 load.reach(len(load.acknowledged) + chance.randrange(20, 60))
                 load.up.clear()
                 service.kill()

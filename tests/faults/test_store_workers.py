@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -87,13 +88,10 @@ def test_whoever_listens_hears_at_once_what_any_worker_keeps_and_a_rack_is_known
     with closing(Node(service, 0)) as node:
         assert node.answer()[0] == 200
     for number in range(4 * WORKERS):
+        text = f"report {number}"
         with closing(Node(service, 0)) as node:
-            assert node.report(f"report {number}")
-        news.until(
-            "the report",
-            lambda: all(mine and mine[-1].text == f"report {number}" for mine in heard) or NotYet("not all"),
-            Deadline(5),
-        )
+            assert node.report(text)
+        news.until("the report", partial(_all_heard, heard, text), Deadline(5))
     for follower in followers:
         follower.stop()  # type: ignore[attr-defined]
     assert all(mine == heard[0] for mine in heard)
@@ -107,13 +105,17 @@ def test_a_worker_that_dies_is_replaced_and_the_others_go_on(service: BootProces
     assert len(before) == WORKERS
     for worker in before:
         os.kill(worker, signal.SIGKILL)
-        SOON.until("a new worker", lambda: _replaced(service, worker))
+        SOON.until("a new worker", partial(_replaced, service, worker))
         with closing(Node(service, 0)) as node:
             assert node.report(f"after {worker}")
     assert not set(service.workers()) & set(before)
     with closing(Store(store_url)) as store:
         kept = [event.text for event in store.events() if event.kind == "failed"]
     assert kept == [f"after {worker}" for worker in before]
+
+
+def _all_heard(heard: list[list[Event]], text: str) -> bool | NotYet:
+    return all(mine and mine[-1].text == text for mine in heard) or NotYet("not by all")
 
 
 def _replaced(service: BootProcess, worker: int) -> bool | NotYet:

@@ -16,7 +16,7 @@ import pytest
 
 from provision.boot_service.actions import ActionRefused, Actions
 from provision.boot_service.hands import HandsServer
-from provision.boot_service.hands_client import HandsClient
+from provision.boot_service.hands_client import HandsClient, HandsRefused
 from provision.boot_service.messages import Grant, Rack, RackNode, StandingOrder
 from provision.boot_service.service import Service
 from provision.boot_service.store import Permit, Store
@@ -226,13 +226,52 @@ def test_hands_that_do_not_answer_are_told(bench: Bench) -> None:
 def test_nothing_is_done_that_cannot_be_written_down_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_event: Event) -> None:
+    async def full(_service: Service, _event: Event) -> Event:
         raise OSError("disk full")
 
-    monkeypatch.setattr(bench.store, "append", full)
+    monkeypatch.setattr(Service, "append", full)
     with pytest.raises(OSError, match="disk full"):
         bench.do(bench.actions.power("node1", "off", "alice"))
     assert not bench.hand.asked
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.0 200 OK\r\n\r\n", b"what?", b"HTTP/1.0 200 OK\r\n\r\n[]"])
+def test_hands_that_answer_nonsense_are_told(tmp_path: Path, said: bytes) -> None:
+    async def ask() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"}")
+            writer.write(said)
+            writer.close()
+
+        async with await asyncio.start_unix_server(answer, tmp_path / "hands.sock"):
+            await HandsClient(tmp_path / "hands.sock").power("node1", "on")
+
+    with pytest.raises(HandsRefused, match="the hands do not answer") as error:
+        asyncio.run(ask())
+    assert error.value.status == 503
+
+
+def test_actions_that_take_long_keep_no_node_waiting(bench: Bench) -> None:
+    let_go = threading.Event()
+    many, entered = 40, threading.Semaphore(0)
+
+    def stuck() -> Answer:
+        entered.release()
+        let_go.wait(20)
+        return 200, {"done": "late"}
+
+    async def nodes_meanwhile() -> None:
+        client = HandsClient(bench.folder / "hands.sock")
+        tasks = [asyncio.create_task(client.power(f"node{i}", "cycle")) for i in range(many)]
+        for _ in tasks:
+            assert await asyncio.to_thread(entered.acquire, timeout=10)
+        # The store's threads are free: what a node asks for is answered at once.
+        assert await asyncio.wait_for(asyncio.to_thread(bench.store.current_permit, "node1"), 5) is None
+        let_go.set()
+        assert set(await asyncio.gather(*tasks)) == {"late"}
+
+    bench.hand.answers["power"] = stuck
+    bench.do(nodes_meanwhile())
 
 
 # Leave to install
@@ -381,7 +420,7 @@ def test_a_permit_that_took_its_place_meanwhile_is_left_alone(bench: Bench) -> N
         return 502, {"detail": "no"}
 
     bench.hand.answers["power"] = replaced
-    assert "another permit of the node has taken the place" in bench.refused(install(bench)).why
+    assert "cancelled, or replaced by another, meanwhile" in bench.refused(install(bench)).why
     assert bench.permit().run == "20251122-2201-efgh" and bench.hand.asked[-1][1] == "/nodes/node1/power"
 
 

@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_scripts, inventory
+from provision import boot_scripts, inventory, proxmox_answer
 from provision.boot_service.messages import Grant
 from provision.certificate import Certificate
 from provision.handed import Permit, handed
@@ -210,6 +210,20 @@ def test_first_boot_is_a_shell_script_that_bash_can_read(texts: dict[str, Any]) 
     for line in ("broadcast 10.10.1.255", "broadcast 10.10.2.255", "mtu 9000", "bridge-ports ${nic_2}"):
         assert line in script
     assert script.rstrip().endswith('report registered "first boot is done" "$log"')
+
+
+@pytest.mark.parametrize("run", ['$(touch /tmp/x)`id`"\\', "two\nlines; id"])
+def test_what_first_boot_leaves_of_its_install_is_json_whatever_the_run_is_called(
+    run: str, lab: Lab, permit: Permit, certificate: Certificate, tmp_path: Path
+) -> None:
+    named = replace(permit, run=run)
+    script = proxmox_answer.first_boot(lab, named, certificate)
+    assert script.splitlines()[1].startswith("# rackproof: first boot of node2 in run ")
+    start, end = script.index('printf \'{"run"'), script.index("mv /etc/rackproof/install.json.new")
+    write = script[start:end].replace("/etc/rackproof", str(tmp_path))
+    subprocess.run(["bash", "-euc", write], check=True)
+    left = json.loads((tmp_path / "install.json.new").read_text())
+    assert (left["run"], left["node"], left["nonce"]) == (run, "node2", "0123456789abcdef")
 
 
 # Over TLS

@@ -521,13 +521,13 @@ def test_hands_that_are_not_there_are_told(rack: Rack) -> None:
 
 def planned(tokens: dict[str, str]) -> str:
     lab = inventory.load(REPOSITORY / "labs" / "virtual.yaml")
-    return server_plan.options(lab, tokens).content.decode()
+    return server_plan.options(lab, tokens, FINGERPRINT).content.decode()
 
 
 def test_the_options_file_becomes_what_the_server_step_would_write(tmp_path: Path) -> None:
-    file, url = tmp_path / "options", "http://10.10.1.1"
+    file, url = tmp_path / "options", "https://10.10.1.1"
     file.write_text(planned({}))
-    options = AnswerOptions(file, url=url, owner="root", reload=("true",))
+    options = AnswerOptions(file, url=url, fingerprint=FINGERPRINT, owner="root", reload=("true",))
     assert options.put({"node1": TOKEN, "node3": OTHER})
     assert file.read_text() == planned({"node1": TOKEN, "node3": OTHER})
     assert options.put({"node1": "", "node3": ""})

@@ -16,7 +16,7 @@ import trustme
 from provision import server, server_facts, server_plan
 from provision.certificate import Certificate
 from provision.errors import LabError
-from provision.inventory import Lab, load
+from provision.inventory import Lab, Person, Secret, load
 from provision.ledger import Ledger
 from provision.remote import Output, Remote, Stdin
 from provision.run import Run
@@ -69,6 +69,12 @@ dnsmasq-base 2.91-1
 == system
 Debian GNU/Linux 13 (trixie)
 """
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BMC_USER", "BMC_PASSWORD", "ROOT_PASSWORD", "VIEWER_PASSWORD", "OPERATOR_PASSWORD"):
+        monkeypatch.setenv(f"RACKPROOF_{name}", f"canary-{name}")
 
 
 @pytest.fixture(scope="module")
@@ -415,3 +421,14 @@ def test_disarming_is_an_empty_list(lab: Lab) -> None:
 
 def test_the_service_is_reached_at_the_servers_own_address(lab: Lab) -> None:
     assert server.service_url(lab) == "http://10.10.1.1"
+
+
+def test_accounts_are_sent_with_their_secrets_values(lab: Lab) -> None:
+    people = {
+        "alice": Person(role="operator", password=Secret.known("word")),
+        "probe": Person(role="viewer", token=Secret.known("token")),
+    }
+    assert server._accounts(lab.model_copy(update={"people": people})) == [
+        {"name": "alice", "role": "operator", "password": "word"},
+        {"name": "probe", "role": "viewer", "token": "token"},
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from cryptography import x509
 
 from provision.errors import InventoryError, LabError
+from provision.inventory import load
 from provision.inventory.secret import Secret
 from virtual_lab import __main__ as cli
 from virtual_lab import cgroups, disk, host, keys, played_lab
-from virtual_lab.status import Row, table
+from virtual_lab.places import Places
+from virtual_lab.plan import plan
+from virtual_lab.status import Row, dashboard, table
 
 UNIFIED = "36 25 0:31 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 HYBRID = (
@@ -90,6 +94,29 @@ def test_the_users_file_takes_the_password(tmp_path: Path) -> None:
     assert user == "ADMIN"
     assert bcrypt.checkpw(b"s3cret", hashed.encode())
     assert (tmp_path / "users").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_rack_of_before_keeps_its_secrets_and_is_given_the_new_ones(tmp_path: Path) -> None:
+    old = {"bmc_user": "ADMIN", "bmc_password": "one", "root_password": "two"}
+    (tmp_path / "secrets").write_text(json.dumps(old))
+    made = keys.made_up(tmp_path / "secrets")
+    assert (made.bmc_password, made.root_password) == ("one", "two")
+    assert len({made.viewer_password, made.operator_password, made.iso_token}) == 3
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o600
+    assert made == keys.made_up(tmp_path / "secrets")
+
+
+def test_people_of_the_rack_have_passwords_and_status_says_where_they_are(tmp_path: Path) -> None:
+    places, lab = Places(tmp_path, "rack"), load(cli.DEFAULT_LAB, {})
+    places.rack.mkdir(parents=True)
+    own = played_lab.credentials(places)
+    people = {name: played_lab._person(person, own) for name, person in lab.people.items()}
+    assert people["operator"].secret.reveal({}) == own.operator_password
+    assert people["viewer"].secret.reveal({}) == own.viewer_password
+    said = dashboard(places, plan(lab))
+    assert "https://10.10.1.1/" in said
+    assert str(places.made_up_secrets) in said
+    assert own.operator_password not in said
 
 
 def test_a_made_up_secret_stands_in_for_one_that_is_not_set(tmp_path: Path) -> None:
