@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ http {{
 # wrk asks from one address alone: in which node's name, it says in a header.
 MANY_AS_ONE = "set_real_ip_from 127.0.0.1; real_ip_header X-Simulated-Node;"
 DEBIANS_CONNECTIONS = 768
+MEMORY = Path("/dev/shm")  # noqa: S108 (a private folder is made in it)
 READY_SECONDS = 30.0
 
 
@@ -93,18 +95,22 @@ class BootRig:
     ) -> None:
         self.folder = folder
         self.nodes = [SimulatedNode(number) for number in range(nodes)]
-        self.operator = BootService(folder / "operator.sock")
-        self._ends = ExitStack()
         self._round = 0
-        _write_leases(folder / "leases", self.nodes)
-        self.process = self._begin_service(workers)
-        self.operator.put_rack(LAB, [node.rack_node() for node in self.nodes])
         self.port = self.secure_port = 0
-        self.way = Way(nodes_socket=folder / "nodes.sock")
-        if nginx:
-            self._begin_nginx(as_one, connections)
-            certificate = folder / "server.crt" if secure else None
-            self.way = Way(port=self.port, secure_port=self.secure_port, certificate=certificate)
+        with ExitStack() as ends:
+            self._ends = ends
+            # As /run on a server: in memory, unlike the ledger.
+            run = tempfile.TemporaryDirectory(prefix="boot-rig-", dir=MEMORY if MEMORY.is_dir() else None)
+            self._run = Path(self._ends.enter_context(run))
+            self.operator = BootService(self._run / "operator.sock")
+            _write_leases(folder / "leases", self.nodes)
+            self.process = self._begin_service(workers)
+            self.operator.put_rack(LAB, [node.rack_node() for node in self.nodes])
+            if nginx:
+                self._begin_nginx(as_one, connections)
+            # Nothing has failed: it ends with this rig.
+            self._ends = ends.pop_all()
+        self.way = self._way(nginx, secure)
 
     def __enter__(self) -> BootRig:
         return self
@@ -128,12 +134,18 @@ class BootRig:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def _way(self, nginx: bool, secure: bool) -> Way:
+        if not nginx:
+            return Way(nodes_socket=self._run / "nodes.sock")
+        certificate = self.folder / "server.crt" if secure else None
+        return Way(port=self.port, secure_port=self.secure_port, certificate=certificate)
+
     def _begin_service(self, workers: int) -> subprocess.Popen[bytes]:
-        folder = self.folder
+        folder, run = self.folder, self._run
         command: list[str | Path] = [
             sys.executable, "-m", "provision.boot_service", "--ledger", folder / "boot.db",
-            "--operator-socket", folder / "operator.sock", "--nodes-socket", folder / "nodes.sock",
-            "--nginx-socket", folder / "nginx.sock", "--published", folder / "published",
+            "--operator-socket", run / "operator.sock", "--nodes-socket", run / "nodes.sock",
+            "--nginx-socket", run / "nginx.sock", "--published", run / "published",
             "--leases", folder / "leases", "--workers", str(workers),
         ]  # fmt: skip
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -146,13 +158,13 @@ class BootRig:
         return process
 
     def _begin_nginx(self, as_one: bool, connections: int) -> None:
-        folder = self.folder
+        folder, run = self.folder, self._run
         (folder / "media").mkdir()
         self.port, self.secure_port = free_ports(2)
         conf = render(
             "nginx.conf.j2", lab=SimpleNamespace(name=LAB), address="127.0.0.1", http_root=folder / "media",
-            nodes_socket=folder / "nodes.sock", people_socket=folder / "people.sock",
-            nginx_socket=folder / "nginx.sock", published=folder / "published",
+            nodes_socket=run / "nodes.sock", people_socket=run / "people.sock",
+            nginx_socket=run / "nginx.sock", published=run / "published",
             certificate=folder / "server.crt", key=folder / "server.key",
             fingerprint=_certificate(folder),
         )  # fmt: skip

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(
             f"benchmarks.boot_service needs {', '.join(lacking)}: apt-get install wrk php-fpm nginx-light"
         )
-    print(f"{machine()}; each the best of {options.rounds} times {options.seconds:g} s\n")
+    print(f"{machine()}; each the best of {options.rounds} times {options.seconds} s\n")
     with tempfile.TemporaryDirectory(prefix="boot-service-") as name, ExitStack() as ends:
         folder = Path(name)
         rig = ends.enter_context(BootRig(folder, NODES, as_one=True, secure=False, workers=options.workers))
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Bench:
     """All measurements, in an order in which each finds the permits as it needs them."""
 
-    def __init__(self, rig: BootRig, classic: ClassicRig, seconds: float, rounds: int) -> None:
+    def __init__(self, rig: BootRig, classic: ClassicRig, seconds: int, rounds: int) -> None:
         self._rig, self._classic, self._seconds, self._rounds = rig, classic, seconds, rounds
 
     def run(self) -> None:
@@ -152,7 +152,7 @@ def _print(job: str, connections: int, side: str, figures: Figures) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boot_service", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement (default: 3)")
     parser.add_argument("--rounds", type=int, default=2, help="of which the best counts (default: 2)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the boot service (default: 1)")
     return parser

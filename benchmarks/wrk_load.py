@@ -42,10 +42,10 @@ def write_requests(path: Path, requests: Iterable[Request]) -> Path:
     return path
 
 
-def load(port: int, requests: Path, connections: int, seconds: float) -> Figures:
+def load(port: int, requests: Path, connections: int, seconds: int) -> Figures:
     """Ask 127.0.0.1 over and over in turn, in one thread over so many connections."""
     command: list[str | Path] = ["wrk", "--threads", "1", "--connections", str(connections)]
-    command += ["--duration", f"{seconds:g}s", "--timeout", "10s", "--script", SCRIPT]
+    command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", SCRIPT]
     command += [f"http://127.0.0.1:{port}/", "--", requests]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     figures = next(line for line in said.splitlines() if line.startswith("FIGURES "))

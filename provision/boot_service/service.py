@@ -54,7 +54,8 @@ class Service:
         self.store, self.clock = store, clock
         self.leases, self.published, self.hands = leases, published, hands
         self.refusals = FloodGate(each=30, all_together=300)
-        self.handouts = FloodGate(each=120)
+        # A thousand nodes that boot within a minute are not too many; what they boot, anybody can ask for.
+        self.handouts = FloodGate(each=120, all_together=20_000)
         self.reports = FloodGate(each=240)
         self.strangers = FloodGate(each=1, all_together=60)
         self.stopping = asyncio.Event()
