@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service.flood import FloodGate
 from provision.boot_service.grouped import GroupCommit, GroupRead
+from provision.boot_service.hands_client import HandsClient
 from provision.boot_service.leases import Leases
 from provision.boot_service.news import News
 from provision.boot_service.published import Published
@@ -47,7 +48,7 @@ class Service:
         clock: Callable[[], float] = time.time,
         leases: Leases | None = None,
         published: Published | None = None,
-        hands: Any = None,
+        hands: HandsClient | None = None,
         news: News | None = None,
         publishing: AbstractContextManager[object] | None = None,
     ) -> None:
