@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from provision.boot_service import installer_api, node_http
+from provision.boot_service import installer_api, node_http, sockets
 from provision.boot_service.flood import MOST_KEYS, FloodGate
 from provision.boot_service.messages import Grant, PermitState, normal_mac
 from provision.boot_service.node_api import NodeApi
