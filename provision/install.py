@@ -71,11 +71,16 @@ class Permits:
 
     def _permit(self, node: Node) -> Permit:
         patience = sum(deadlines(self._lab).values())
-        token = secrets.token_urlsafe
         return Permit(
-            node=node, run=self._run.id, expires=time.time() + patience, answer_token=token(24),
-            report_token=token(24), hook_token=token(24), nonce=secrets.token_hex(16),
+            node=node, run=self._run.id, expires=time.time() + patience,
+            answer_token=self._token("answer", node), report_token=self._token("report", node),
+            hook_token=self._token("webhook", node), nonce=secrets.token_hex(16),
         )  # fmt: skip
+
+    def _token(self, what: str, node: Node) -> str:
+        token = secrets.token_urlsafe(24)
+        self._run.secrets[token] = f"{what} token of {node.name}"
+        return token
 
     def _order(self, permit: Permit, certificate: Certificate) -> dict[str, Any]:
         return {

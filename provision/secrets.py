@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +17,14 @@ from provision.inventory import Lab, Secret, SecretMissing, load
 
 __all__ = ["Secret", "SecretMissing", "hash_password", "missing_secrets", "references"]
 
-SHORTEST_ROOT_PASSWORD = 8
-"""What the Proxmox installer takes (since 8.4.0)."""
-LONGEST_ROOT_PASSWORD = 128
-"""What the join call of the Proxmox API takes."""
+LENGTHS = {
+    # The Proxmox installer takes no shorter one (since 8.4.0), the Proxmox API's join call no longer one.
+    r".*\.root_password": ("the root password", 8, 128),
+    # As the boot service takes them (provision/boot_service/accounts.py).
+    r"people\..*\.password": ("the password", 8, 1024),
+    r"people\..*\.token": ("the API token", 20, 1024),
+}
+"""How long secrets may be, by their place."""
 
 
 def references(lab: Lab) -> Iterator[tuple[str, Secret]]:
@@ -58,8 +63,9 @@ def _wrong(place: str, secret: Secret, env: Mapping[str, str]) -> str | None:
         value = secret.reveal(env)
     except SecretMissing as missing:
         return missing.message
-    if place.endswith("root_password") and not SHORTEST_ROOT_PASSWORD <= len(value) <= LONGEST_ROOT_PASSWORD:
-        return f"the root password {secret.reference} must have 8 to 128 characters"
+    for kind, (what, least, most) in LENGTHS.items():
+        if re.fullmatch(kind, place) and not least <= len(value) <= most:
+            return f"{what} {secret.reference} must have {least} to {most} characters"
     return None
 
 

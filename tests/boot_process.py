@@ -61,7 +61,8 @@ class BootProcess:
         assert self._nursery.stdin is not None
         self._nursery.stdin.write(
             f"--ledger {self._store} --operator-socket {self.folder}/operator.sock "
-            f"--nodes-socket {self.folder}/nodes.sock --workers {self._workers}\n"
+            f"--nodes-socket {self.folder}/nodes.sock --nginx-socket {self.folder}/nginx.sock "
+            f"--published {self.folder}/published --workers {self._workers}\n"
         )
         self._nursery.stdin.flush()
         self.pid = int(self._line())
@@ -105,14 +106,14 @@ class BootProcess:
 
     # What nodes and the harness say
 
-    def grant(self, number: int) -> int:
-        """Let a node be installed; its tokens are aN and rN."""
+    def grant(self, number: int, mark: str = "") -> int:
+        """Let a node be installed; its tokens are aN and rN, with a mark at their ends."""
         grant = Grant(
             run="r1",
             lab="hall",
             node=f"node{number}",
-            answer_token_sha256=sha256(f"a{number}"),
-            report_token_sha256=sha256(f"r{number}"),
+            answer_token_sha256=sha256(f"a{number}{mark}"),
+            report_token_sha256=sha256(f"r{number}{mark}"),
             expires=time.time() + 600,
             boot_script="#!ipxe",
             answer=f"the answer of node{number}",

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from provision.ledger import Ledger
 from tests.lab_fixtures import classic, default_lab, full_lab, lab, whole_default_lab
@@ -16,6 +17,10 @@ __all__ = ["classic", "default_lab", "full_lab", "lab", "postgresql", "store_url
 
 
 ROOT = Path(__file__).parent
+
+# How long something takes on a machine that others use, too, is no outcome of a test.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,6 +42,7 @@ TEXTS = {
 HARDWARE: dict[str, Any] = {
     "machine_id": "3f1c0d9e5a7b4c2d8e6f1a0b9c8d7e6f", "fqdn": "node1.lab.example.net", "product": "Proxmox VE", "version": "9.2.11",
     "kernel": "6.18.4-1-pve", "boot_mode": "efi", "secure_boot": False, "serial": "RPV0000001",
+    "dmi": {"system": {"name": "SYS-2029TP-HTR", "serial": "RPV0000001"}, "baseboard": {"name": "X11DPT-PS"}},
     "ssh_host_keys": [PUBLIC_KEY],
     "disks": [{"boot": True, "name": "/dev/sda", "model": "SAMSUNG MZ7LH960", "serial": "S3Z8NX0M100001"},
               {"boot": False, "name": "/dev/sdb", "model": "INTEL SSDSC2KB96", "serial": "PHYF0000001"}],

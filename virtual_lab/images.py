@@ -113,6 +113,8 @@ def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> No
     if recipe.requirements:
         say(f"building the {recipe.name} image: Python packages of the boot service")
         _install_python_packages(recipe, partial / LIBRARY)
+        # As pip does on a real server, where it runs under the Python that will use them.
+        _in(partial, "python3", "-m", "compileall", "-q", f"/{LIBRARY}")
     partial.rename(images / recipe.folder)
     (images / f"{recipe.folder}.log").unlink()
     say(f"built the {recipe.name} image")

@@ -15,9 +15,10 @@ from provision.boot_service.hands_client import HandsClient
 from provision.boot_service.leases import Leases
 from provision.boot_service.news import NewsRoom
 from provision.boot_service.published import Published
-from provision.boot_service.serve import Sockets, listen, notify, serve
+from provision.boot_service.serve import Sockets, serve
 from provision.boot_service.service import Service
 from provision.boot_service.shared import Marks, ProcessLock
+from provision.boot_service.sockets import listen, notify
 from provision.boot_service.store import Store
 from provision.boot_service.workers import Place, Workers
 from provision.ledger import LedgerUnusable

@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from provision.boot_service.messages import RackNode
 from provision.boot_service.reports import clean
 from provision.boot_service.service import Service
@@ -187,7 +189,10 @@ class DhcpJournal:
         while output is not None and (chunk := await output.read(64 * 1024)):
             *lines, rest = (rest + chunk).split(b"\n")
             rest = rest[-MOST_LINE:]
-            await self._keep([line.decode("utf-8", "replace") for line in lines])
+            try:
+                await self._keep([line.decode("utf-8", "replace") for line in lines])
+            except SQLAlchemyError as error:  # those that follow may be kept
+                log.error("what dnsmasq logged could not be kept: %s", error)
 
     async def _keep(self, lines: list[str]) -> None:
         now = self._service.clock()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from sqlalchemy.exc import SQLAlchemyError
+
 MOST_LINE = 8 * 1024
 MOST_LINES = 256
+
+log = logging.getLogger(__name__)
 
 
 class NginxLog:
@@ -30,9 +35,15 @@ class NginxLog:
             line = asyncio.ensure_future(loop.sock_recv(self._log, MOST_LINE))
             await asyncio.wait([line, stopped], return_when=asyncio.FIRST_COMPLETED)
             if line.done():
-                await self._keep([_text(each) for each in (line.result(), *self._waiting())])
+                await self._kept([_text(each) for each in (line.result(), *self._waiting())])
             else:
                 line.cancel()
+
+    async def _kept(self, lines: list[str]) -> None:
+        try:
+            await self._keep(lines)
+        except SQLAlchemyError as error:  # those that follow may be kept
+            log.error("%d lines of nginx could not be kept: %s", len(lines), error)
 
     def _waiting(self) -> list[bytes]:
         found: list[bytes] = []

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
 """What a node goes through while it is installed, each told by an event of that kind, in this order."""
 
-OURS = ("rack", "permit", "permit-revoked", "permit-expired", "action")
-"""Kinds of event about a node that are not the node's own word."""
+OURS = ("rack", "permit", "permit-revoked", "permit-expired", "action", "refused")
+"""Kinds of event about a node that are not the node's own word; who was refused may be anybody."""
 
 Condition = Literal["idle", "waiting", "installing", "late", "failed", "registered", "expired", "rescue"]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -34,25 +31,6 @@ class Sockets:
     nodes: socket.socket
     people: socket.socket | None = None
     nginx: socket.socket | None = None
-
-
-def listen(path: Path, mode: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A unix socket at `path`, in the place of a dead one; nobody but `mode` allows can connect.
-
-    One of streams listens; one of datagrams can be read.
-    """
-    if path.is_socket():
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, kind)
-    before = os.umask(0o777)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    path.chmod(mode)
-    if kind == socket.SOCK_STREAM:
-        listener.listen(1024)
-    return listener
 
 
 async def serve(
@@ -88,16 +66,6 @@ async def serve(
         ready()
     if keeper:
         service.store.scrub(service.clock())
-
-
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one that wants to know (sd_notify(3)) and still listens."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, suppress(OSError):
-        manager.connect("\0" + address[1:] if address.startswith("@") else address)
-        manager.sendall(state.encode())
 
 
 def _applications(service: Service, sockets: Sockets) -> list[tuple[ASGIApp, socket.socket]]:

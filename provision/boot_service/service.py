@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service.flood import FloodGate
 from provision.boot_service.grouped import GroupCommit, GroupRead
+from provision.boot_service.hands_client import HandsClient
 from provision.boot_service.leases import Leases
 from provision.boot_service.news import News
 from provision.boot_service.published import Published
@@ -47,7 +48,7 @@ class Service:
         clock: Callable[[], float] = time.time,
         leases: Leases | None = None,
         published: Published | None = None,
-        hands: Any = None,
+        hands: HandsClient | None = None,
         news: News | None = None,
         publishing: AbstractContextManager[object] | None = None,
     ) -> None:
@@ -129,7 +130,13 @@ class Service:
             await asyncio.to_thread(self._publish, ())
             self.store.forget_reporting()
             if scrub:
-                await self.work(self.store.scrub, self.clock())
+                await self._scrub()
+
+    async def _scrub(self) -> None:
+        try:
+            await self.work(self.store.scrub, self.clock())
+        except SQLAlchemyError as error:  # next time, then: it is no reason to serve no longer
+            log.error("what has served could not be erased: %s", error)
 
     def publish_all(self) -> None:
         """Publish what every node is to boot, whatever was published before."""

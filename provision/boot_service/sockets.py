@@ -8,18 +8,22 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def listen(path: Path, mode: int) -> socket.socket:
-    """A listening unix socket at `path`, in the place of a dead one; nobody but `mode` allows can connect."""
+def listen(path: Path, mode: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A unix socket at `path`, in the place of a dead one; nobody but `mode` allows can connect.
+
+    One of streams listens; one of datagrams can be read.
+    """
     if path.is_socket():
         path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_UNIX, kind)
     before = os.umask(0o777)
     try:
         listener.bind(str(path))
     finally:
         os.umask(before)
     path.chmod(mode)
-    listener.listen(1024)
+    if kind == socket.SOCK_STREAM:
+        listener.listen(1024)
     return listener
 
 

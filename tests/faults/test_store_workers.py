@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +17,7 @@ import pytest
 from provision.boot_service.store import Store
 from provision.ledger import Event
 from provision.wait import Deadline, NotYet, Patience, Signal
-from tests.boot_process import NODES, BootProcess, Node
+from tests.boot_process import NODES, BootProcess, Node, mac
 
 WORKERS = 4
 REPORTS = 20
@@ -112,6 +113,32 @@ def test_a_worker_that_dies_is_replaced_and_the_others_go_on(service: BootProces
     with closing(Store(store_url)) as store:
         kept = [event.text for event in store.events() if event.kind == "failed"]
     assert kept == [f"after {worker}" for worker in before]
+
+
+def test_a_change_at_any_worker_is_published_and_what_nginx_serves_is_an_event(
+    service: BootProcess,
+) -> None:
+    script = service.folder / "published/10.10.1.1" / f"{mac(0)}.ipxe"
+    assert script.read_text() == "#!ipxe\nexit\n"
+    for number in range(2 * WORKERS):
+        service.grant(0, f"-{number}")
+        assert script.read_text() == "#!ipxe"
+        assert service.operator.revoke_node("node0") == 1
+        assert script.read_text() == "#!ipxe\nexit\n"
+    heard: list[Event] = []
+    news = Signal()
+
+    def take(event: Event) -> None:
+        heard.append(event)
+        news.notify()
+
+    follower = service.operator.follow(service.operator.health().last, take)
+    line = f'<190>Nov 22 22:00:01 nginx: {{"who":"10.10.1.1","path":"/boot/{mac(0)}","status":200}}'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nginx:
+        nginx.sendto(line.encode(), str(service.folder / "nginx.sock"))
+    news.until("the event", lambda: bool(heard) or NotYet("nothing"), Deadline(5))
+    follower.stop()
+    assert (heard[0].kind, heard[0].node) == ("boot-script", "node0")
 
 
 def _all_heard(heard: list[list[Event]], text: str) -> bool | NotYet:

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from provision.boot_service import installer_api, node_http, serve
+from provision.boot_service import installer_api, node_http
 from provision.boot_service.flood import MOST_KEYS, FloodGate
 from provision.boot_service.messages import Grant, PermitState, normal_mac
 from provision.boot_service.node_api import NodeApi
@@ -728,8 +728,8 @@ def test_a_silent_stream_has_a_heartbeat_and_ends_with_the_service(
 
 def test_the_sockets_have_their_modes_and_replace_dead_ones(tmp_path: Path) -> None:
     path = tmp_path / "operator.sock"
-    serve.listen(path, 0o600).close()
-    with serve.listen(path, 0o600), serve.listen(tmp_path / "nodes.sock", 0o666):
+    sockets.listen(path, 0o600).close()
+    with sockets.listen(path, 0o600), sockets.listen(tmp_path / "nodes.sock", 0o666):
         assert [
             stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("operator.sock", "nodes.sock")
         ] == [
@@ -744,5 +744,5 @@ def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + address[1:] if abstract else address)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        serve.notify("READY=1")
+        sockets.notify("READY=1")
         assert manager.recv(100) == b"READY=1"

@@ -662,6 +662,7 @@ def test_a_converted_inventory_is_an_equal_lab(tmp_path: Path, capsys: pytest.Ca
     assert load(tmp_path / "lab.yaml", {}) == load(path, env)
     assert main(["convert", str(path), "-o", str(tmp_path / "lab.yaml")], env) == 4
     assert "lab.yaml: cannot be written: File exists" in capsys.readouterr().err
+    assert load(path, env).classic, "its nodes and installers know no token"
 
 
 def test_converted_variables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

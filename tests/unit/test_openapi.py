@@ -21,7 +21,7 @@ from tests import dashboard_material as material
 from tests.dashboard_material import TOKENS, PlayedActions
 
 NOW = 1_795_000_000.0
-EXAMPLES = 25
+EXAMPLES = 15
 SOCKETS = {"operator": list(API), "people": [route for route in API if route.role <= Role.OPERATOR]}
 
 

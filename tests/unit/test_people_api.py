@@ -468,6 +468,15 @@ def test_how_nodes_stand(people: People) -> None:
     assert later.condition == "expired"
 
 
+def test_only_the_node_itself_breaks_its_silence(fresh: People) -> None:
+    for kind in ("refused", "action", "permit-revoked"):
+        fresh.rack.tell(NOW, "node2", kind)
+    state = node_state(fresh.rack.store, "node2", NOW)
+    assert state
+    assert state.last_word
+    assert state.last_word.kind == "first-boot"
+
+
 def test_a_node_that_is_installed_again_begins_anew(fresh: People) -> None:
     fresh.rack.grant("node1", NOW, mark="2")
     state = node_state(fresh.rack.store, "node1", NOW + 1)

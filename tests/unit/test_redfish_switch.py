@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from provision.errors import GaveUp, Refused, Unreachable
+from provision.redfish import Board, Timing
 from tests.unit import redfish_bmc as fake
-from tests.unit.redfish_bmc import ENABLED, TARGET
+from tests.unit.redfish_bmc import ENABLED, TARGET, Bmc
 from tests.unit.test_redfish import Clock, Serve, clock, node, serve, timing
 
 __all__ = ["clock", "serve", "timing"]
@@ -99,3 +100,22 @@ def test_a_ca_that_is_no_certificate_never_means_the_systems(serve: Serve, ca: s
     with pytest.raises(Unreachable, match=re.escape("cannot be read from its configuration")):
         board.power_state()
     assert not bmc.requests
+
+
+class Relapsing(Bmc):
+    """A machine that begins to come up, and is off again: a fuse, a firmware that gives up."""
+
+    reads = 0
+
+    def _told_power(self) -> str | None:
+        self.reads += bool(self.resets)
+        return super()._told_power() if not self.resets else "PoweringOn" if self.reads == 1 else "Off"
+
+
+def test_power_that_does_not_stay_on_is_not_on(timing: Timing) -> None:
+    with (
+        fake.serving(Relapsing(fake.written(PowerState="Off"))) as bmc,
+        Board(node(), port=bmc.port, timing=timing) as board,
+        pytest.raises(GaveUp, match=r"(?s)power does not stay On.*then power Off"),
+    ):
+        board.switch("On")

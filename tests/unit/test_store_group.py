@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from provision.boot_service import permit_cache
 from provision.boot_service.messages import Grant, Rack, RackNode
 from provision.boot_service.news import NewsRoom
+from provision.boot_service.nginx_log import NginxLog
 from provision.boot_service.published import Published
 from provision.boot_service.service import Service
 from provision.boot_service.shared import Marks, ProcessLock
@@ -313,7 +315,7 @@ def test_a_change_is_published_before_it_is_acknowledged(store: Store, board: Bo
 def test_what_could_not_be_published_is_published_later_and_nothing_else_fails(
     store: Store, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.0)
+    monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.001)
     service = Service(store, clock=lambda: NOW, published=board)
     board.fails = True
     permit_of(store)
@@ -330,6 +332,35 @@ def test_what_could_not_be_published_is_published_later_and_nothing_else_fails(
 
     asyncio.run(scene())
     assert board.live == {"node1": True}
+
+
+def test_a_store_that_fails_for_a_while_ends_no_worker(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.001)
+    asked: list[str] = []
+
+    def fail_first(what: str) -> None:
+        asked.append(what)
+        if asked.count(what) == 1:
+            raise OperationalError("SELECT", {}, OSError("the server is away"))
+
+    async def keep(lines: list[str]) -> None:
+        fail_first("keep")
+
+    monkeypatch.setattr(store, "scrub", lambda now: fail_first("scrub"))
+
+    async def scene(log: socket.socket, nginx: socket.socket) -> None:
+        service = Service(store)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.tidy_until_stopped())
+            tasks.create_task(NginxLog(log, keep).follow_until(service.stopping))
+            while asked.count("scrub") < 2 or asked.count("keep") < 2:
+                nginx.send(b"a line")
+                await asyncio.sleep(0.001)
+            service.stop()
+
+    log, nginx = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with log, nginx:
+        asyncio.run(scene(log, nginx))
 
 
 def test_of_two_that_publish_the_last_one_publishes_what_is_newest(
@@ -349,7 +380,7 @@ def test_of_two_that_publish_the_last_one_publishes_what_is_newest(
         publish(names)
 
     one.publish = held_up
-    granting = Thread(target=permit_of, args=(one,))
+    granting = Thread(target=one.grant, args=(Grant(**grant(NOW)), NOW))
     granting.start()
     assert committed.wait(10)
     other.revoke(NOW, node="node1")
