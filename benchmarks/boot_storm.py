@@ -139,8 +139,8 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boot_storm", description=__doc__)
     parser.add_argument("--nodes", type=int, default=1000, help="how many nodes (default: 1000)")
-    parser.add_argument("--spread", type=float, default=10.0, metavar="SECONDS",
-                        help="they begin within so many seconds (default: 10)")  # fmt: skip
+    parser.add_argument("--spread", type=float, default=20.0, metavar="SECONDS",
+                        help="they begin within so many seconds (default: 20)")  # fmt: skip
     parser.add_argument("--http", action="store_true", help="without TLS")
     parser.add_argument("--workers", type=int, default=1, help="processes of the boot service")
     parser.add_argument("--connections", type=int, default=768, help="nginx's worker_connections")
