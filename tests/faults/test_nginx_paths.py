@@ -10,6 +10,7 @@ import socket
 import socketserver
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -118,11 +119,14 @@ def configuration(front: Front) -> str:
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    folder = tmp_path_factory.mktemp("nginx")
-    # The workers of an nginx that root starts are not root.
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
+def front() -> Iterator[Front]:
+    with tempfile.TemporaryDirectory(prefix="nginx-") as name:
+        # The workers of an nginx that root starts are not root, and pytest's own folders are for one user.
+        Path(name).chmod(0o755)
+        yield from _front(Path(name))
+
+
+def _front(folder: Path) -> Iterator[Front]:
     certificate = certificate_of(folder)
     front = Front(free_port(), free_port(), folder, ssl.create_default_context(cadata=certificate.pem))
     published = folder / "published" / "127.0.0.1"

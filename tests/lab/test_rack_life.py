@@ -115,7 +115,8 @@ def test_up_on_a_standing_rack_only_says_so(rack: Commands) -> None:
 
 
 def test_status_has_a_line_for_each_machine(rack: Commands) -> None:
-    lines = rack("status").splitlines()[2:]
+    *lines, dashboard = rack("status").splitlines()[2:]
+    assert dashboard.startswith("dashboard https://10.10.1.1/ in the lab's network; log in as operator")
     assert [line.split()[:3] for line in lines] == [
         ["server", "On", "system"], *([f"node{i}", "Off", "off"] for i in (1, 2, 3, 4)),
     ]  # fmt: skip
