@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from provision.ledger import Ledger
 from tests.lab_fixtures import classic, default_lab, full_lab, lab, whole_default_lab
@@ -16,26 +15,16 @@ from tests.postgresql_server import postgresql, store_url
 __all__ = ["classic", "default_lab", "full_lab", "lab", "postgresql", "store_url", "whole_default_lab"]
 
 
-ROOT = Path(__file__).parent
-
-# How long something takes on a machine that others use, too, is no outcome of a test.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a standing lab come last: racks at the same time share one kernel's limits.
-
-    With `-n 2 --dist loadgroup` those that raise racks, which mostly wait, are one lane, and the others another.
-    """
+    """Tests that need a standing lab come last: racks at the same time share one kernel's limits."""
     items.sort(key=_labs)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("racks" if _raises_racks(item) else "others"))
 
 
-def _raises_racks(item: pytest.Item) -> bool:
-    return _labs(item) > 0 or item.path.is_relative_to(ROOT / "lab")
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Two lanes, whatever --dist says."""
+    from tests.lanes import Lanes  # noqa: PLC0415 (every session of pytest loads this module)
+
+    return Lanes(config, log)
 
 
 def _labs(item: pytest.Item) -> int:
