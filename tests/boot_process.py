@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,9 @@ class Node:
 
     def _ask(self, path: str, body: Any) -> tuple[int, str]:
         headers = {"X-Real-IP": f"10.10.1.{self._number + 1}", "Content-Type": "application/json"}
-        self._connection.request("POST", path, json.dumps(body), headers)
+        # Who is refused before the body was read may find the way closed for it, and the refusal to be read.
+        with suppress(BrokenPipeError):
+            self._connection.request("POST", path, json.dumps(body), headers)
         answer = self._connection.getresponse()
         return answer.status, answer.read().decode()
 
