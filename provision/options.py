@@ -6,6 +6,7 @@ value of an option that it does not know yet, such as a lab file in another fold
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from provision.run import DEEDS, STEPS
 
 ROOT = Path(__file__).parent.parent
 DEFAULT_OUT = ROOT / "reports" / "out"
+
+
+SHAPES = ("slack", "matrix", "json")
+"""The shapes of webhooks that can be told."""
+WHEN = ("always", "bad", "change")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,4 +46,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--wait", type=float, default=0.0, metavar="MINUTES", help="wait for a lab that another run holds"
     )
+    group.addoption(
+        "--notify", action="append", default=[], type=_webhook, metavar="SHAPE:URL",
+        help=f"tell a webhook how the run ended: {', '.join(SHAPES)}, then its URL, env:NAME or file:PATH",
+    )  # fmt: skip
+    group.addoption(
+        "--notify-when", choices=WHEN, default=WHEN[0],
+        help="of every run, of those that did not prove, or when the outcome is another than before",
+    )  # fmt: skip
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")
+
+
+def _webhook(text: str) -> str:
+    shape, _, place = text.partition(":")
+    if shape not in SHAPES:
+        # What was given is not repeated: the URL of a webhook is a secret.
+        raise ArgumentTypeError(f"a webhook is SHAPE:URL, its shape one of {', '.join(SHAPES)}")
+    if not place.startswith(("https://", "http://", "env:", "file:")):
+        raise ArgumentTypeError(f"after {shape}: comes an https URL, or env:NAME or file:PATH that hold it")
+    return text

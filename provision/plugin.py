@@ -89,6 +89,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
+        notify=tuple(option.notify), notify_when=option.notify_when,
         run_id=worker.get("rackproof_run"),
     )  # fmt: skip
 

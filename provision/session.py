@@ -43,6 +43,8 @@ class Request:
     wait: float = 0.0
     deed: str = "create"
     out: Path = Path("reports/out")
+    notify: tuple[str, ...] = ()
+    notify_when: str = "always"
     run_id: str | None = None
 
 

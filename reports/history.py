@@ -112,12 +112,14 @@ class About:
     """What the past says about one run: since when each of its failures, and what is usual for its lab.
 
     `first_bad` has the first run of the unbroken series for each fingerprint that an earlier run, or
-    this one, has left; `usual` the seconds of each step, and of reaching each phase.
+    this one, has left; `usual` the seconds of each step, and of reaching each phase; `before` is the run
+    before this one.
     """
 
     last_proved: RunRow | None = None
     first_bad: dict[str, RunRow] = field(default_factory=dict)
     usual: dict[str, float] = field(default_factory=dict)
+    before: RunRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class History:
             for fingerprint in fingerprints(outcome, story.nodes)
             if (first := self.first_bad(lab, fingerprint))
         }
-        return About(self.last_proved(lab), found, self.usual(lab))
+        earlier = (run for run in reversed(self.runs(lab, last=2)) if run.began < story.began)
+        return About(self.last_proved(lab), found, self.usual(lab), next(earlier, None))
 
     def labs(self) -> list[str]:
         """The labs of which runs are remembered, the one that ran last first."""

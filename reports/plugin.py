@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.junitxml import xml_key
 
-from provision.errors import RackproofError
+from provision.errors import LabError, RackproofError
 from provision.run import STEPS
 from provision.secrets import revealed
 from provision.session import SESSION, Session
@@ -82,6 +82,7 @@ class Telling:
         self._remember()
         self._show()
         self._keep_secrets()
+        self._notify()
         self._reporter.end()
 
     def _keep_secrets(self) -> None:
@@ -121,6 +122,21 @@ class Telling:
             self._reporter.notes.append(str(error))
         else:
             self._reporter.report = _shown(session.request.out / "latest" / "index.html")
+
+    def _notify(self) -> None:
+        """Tell those who asked to be told; whoever cannot be told changes nothing."""
+        from reports import notify  # noqa: PLC0415
+        from reports.culprits import culprits  # noqa: PLC0415
+
+        request = self._session.request
+        found = culprits(self._story)
+        page = str((self._session.folder / "index.html").absolute())
+        ended = notify.Ended(self._session.run_id, request.mode, self._story, page, found, self._about)
+        for target in request.notify if notify.wanted(ended, request.notify_when) else ():
+            try:
+                notify.notify(target, ended)
+            except LabError as error:
+                self._reporter.notes.append(str(error))
 
     def look_back(self, run: Run) -> None:
         """Overview, node facts and JUnit properties, while the ledger is still open."""

@@ -92,6 +92,8 @@ def test_mistakes_in_the_lab_file_are_exit_4_all_at_once(tmp_path: Path, lab: Pa
         (["-m", "provision", "--from", "ceph", "--templates", "remove"], "goes with neither --from nor"),
         (["-m", "provision", "--templates", "renew"], "invalid choice"),
         (["-m", "verify", "--nodes", "node9"], '"node9" is not a node'),
+        (["-m", "verify", "--notify", "teams:https://example.net/hook-1"], "a webhook is SHAPE:URL"),
+        (["-m", "verify", "--notify", "slack:hook-1"], "comes an https URL"),
         (["-m", "provison"], "provison"),
     ],
 )
@@ -101,7 +103,15 @@ def test_a_command_line_that_cannot_be_followed(
     result = run_pytest(tmp_path, "--lab", str(lab), "--wipe", "attic", *arguments)
     assert result.returncode == 4
     assert said in result.stderr
+    assert "hook-1" not in result.stderr
     assert not touched(tmp_path)
+
+
+def test_a_webhook_that_cannot_be_told_is_a_note_and_no_more(tmp_path: Path, lab: Path) -> None:
+    result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--wipe", "attic",
+                        "-k", "test_proxmox_version", "--notify", "json:http://127.0.0.1:9/hook")  # fmt: skip
+    assert result.returncode == 1
+    assert "the json webhook was not told: ConnectionError" in result.stdout
 
 
 def test_a_missing_secret_is_named_and_its_value_never(tmp_path: Path, lab: Path) -> None:
