@@ -347,7 +347,7 @@ class Watch:
 
     def tokens(self) -> dict[str, str]:
         """The answer token of each node."""
-        found = re.finditer(r'tag:([\w-]+),250,"http://[^"]*/answer/([\w-]+)"', self._given)
+        found = re.finditer(r'tag:([\w-]+),250,"https://[^"]*/answer/([\w-]+)"', self._given)
         return {given[1]: given[2] for given in found}
 
     def _look(self) -> None:

@@ -31,10 +31,10 @@ def watched(page: Page, node: str) -> list[str]:
     """The states of a node's row from now on, by a page that is never loaded again, until it is complete."""
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name=node, exact=True))
     page.evaluate("window.sameDocument = true")
-    states: list[str] = []
-    while not states or "registered" not in states[-1]:
-        expect(row).not_to_have_text(states[-1] if states else "", timeout=MINUTE, use_inner_text=True)
-        states.append(row.inner_text())
+    expect(row.get_by_text("installing")).to_be_visible(timeout=MINUTE)
+    states = [row.inner_text()]
+    expect(row.get_by_text("✓ registered")).to_be_visible(timeout=MINUTE)
+    states.append(row.inner_text())
     assert page.evaluate("window.sameDocument") is True, "the page was loaded again"
     return states
 

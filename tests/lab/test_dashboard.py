@@ -28,8 +28,8 @@ def test_an_operator_has_a_node_installed_and_sees_it_come(lab: Lab) -> None:
     assert "installing" in words
     assert "registered" in seen["states"][-1]
     assert json.loads(before)["nonce"][:8] not in seen["states"][-1]
-    assert "permit an install: refused: type node4 to confirm" in _flat(seen["audit"])
-    assert "power off: done" in _flat(seen["audit"])
+    assert "permit an install: node4: refused: type node4 to confirm" in _flat(seen["audit"])
+    assert "power off: node4: done" in _flat(seen["audit"])
     status = [line.split()[:3] for line in lab.rack("status").splitlines()]
     assert ["node4", "Off", "off"] in status
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -135,6 +136,13 @@ def ask(lab: Lab, path: str, *more: str) -> tuple[str, str]:
     return status, body
 
 
+def ask_from(lab: Lab, node: str, path: str, *more: str) -> tuple[str, str]:
+    """The same from a node, which has its own address, and the lease of it."""
+    command = ["curl", "-sS", "-m", "20", "-w", "\n%{http_code}", *more, f"http://10.10.1.1{path}"]
+    body, _, status = lab.on(node, shlex.join(command)).rpartition("\n")
+    return status, body
+
+
 def asked_by(mac: str) -> tuple[str, ...]:
     """The arguments that make curl ask as an installer on the NIC with that MAC does."""
     body = {
@@ -178,13 +186,19 @@ def test_a_leave_is_for_one_node_and_one_use(lab: Lab) -> None:
     lab.operator("/api/v1/permits", *given)
     try:
         for mac in (STRANGER, "52:54:00:a1:01:23", "52:54:00:a1:01:12"):
-            status, body = ask(lab, f"/answer/{token}", *asked_by(mac))
+            status, body = ask_from(lab, "node2", f"/answer/{token}", *asked_by(mac))
             assert (status, "the answer" in body) == ("403", False), mac
-        assert ask(lab, "/boot/52:54:00:a1:01:22") == ("200", "#!ipxe\n")
-        assert ask(lab, f"/answer/{token}", *asked_by("52:54:00:a1:01:22")) == ("200", permit["answer"])
-        status, body = ask(lab, f"/answer/{token}", *asked_by("52:54:00:a1:01:22"))
+        its_own = asked_by("52:54:00:a1:01:22")
+        for status, body in (
+            ask(lab, f"/answer/{token}", *its_own),
+            ask_from(lab, "node3", f"/answer/{token}", *its_own),
+        ):
+            assert (status, "the answer" in body) == ("403", False)
+        assert ask_from(lab, "node2", "/boot/52:54:00:a1:01:22") == ("200", "#!ipxe\n")
+        assert ask_from(lab, "node2", f"/answer/{token}", *its_own) == ("200", permit["answer"])
+        status, body = ask_from(lab, "node2", f"/answer/{token}", *its_own)
         assert (status, "the answer" in body) == ("410", False)
-        assert "node2 boots from its disk" in ask(lab, "/boot/52:54:00:a1:01:22")[1]
+        assert "node2 boots from its disk" in ask_from(lab, "node2", "/boot/52:54:00:a1:01:22")[1]
     finally:
         assert lab.operator("/api/v1/permits?run=20261122-0000-test", "-X", "DELETE") == {"revoked": 1}
     assert lab.leaves() == {}
