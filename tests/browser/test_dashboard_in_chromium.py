@@ -275,7 +275,7 @@ def test_who_does_not_log_in_sees_nothing(show: Show, served: Served) -> None:
         "/",
     )
     page.get_by_role("button", name="Log out").click()
-    assert page.url.endswith("/login")
+    page.wait_for_url("**/login")
     page.goto("/")
     assert page.url.endswith("/login")
     page.wrong.clear()  # type: ignore[attr-defined]  # Chromium's own line for the 403
