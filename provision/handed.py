@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from provision import boot_scripts, proxmox_answer, ubuntu_seed
 from provision.certificate import Certificate
-from provision.inventory import Lab, Node
+from provision.inventory import Lab
+from provision.permit import Permit
 
 PHASES = ("dhcp", "boot-script", "answer", "installed", "first-boot", "registered")
 """What a node goes through while it is installed, each reported by an event of that kind."""
@@ -21,19 +21,6 @@ def deadline_of(lab: Lab, phase: str) -> float:
 def deadlines(lab: Lab) -> dict[str, float]:
     """Those seconds by phase."""
     return {phase: deadline_of(lab, phase) for phase in PHASES}
-
-
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """The leave for one install of one node: its secret words, and the nonce that will prove it."""
-
-    node: Node
-    run: str
-    expires: float
-    answer_token: str
-    report_token: str
-    hook_token: str
-    nonce: str
 
 
 def handed(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def held(
             raise LabError(f"lab {lab} is {error.last_seen}; {advice}") from error
         stack.enter_context(lock)
         lock.truncate(0)
-        lock.write(f"run {run}, process {os.getpid()}, {_user()}, since {time.strftime('%d %b %H:%M')}\n")
+        lock.write(f"run {run}, process {os.getpid()}, {user()}, since {time.strftime('%d %b %H:%M')}\n")
         lock.flush()
         ticket.unlink(missing_ok=True)
         yield
@@ -106,7 +106,8 @@ def _taken(file: IO[str]) -> bool:
     return True
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # A user without a name, as in many containers.

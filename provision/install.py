@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from provision import server as server_step
 from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
-from provision.handed import PHASES, Permit, deadline_of, deadlines, handed
+from provision.handed import PHASES, deadline_of, deadlines, handed
 from provision.inventory import Lab, Node
 from provision.journal import Event
+from provision.permit import Permit
 from provision.run import Done, Run
 from provision.spans import at_work
 from provision.together import together

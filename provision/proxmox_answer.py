@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
+from provision.permit import Permit
 from provision.render import render
 from provision.secrets import hash_password
 from provision.server_plan import secure_url
-
-if TYPE_CHECKING:
-    from provision.handed import Permit
 
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""

@@ -9,8 +9,9 @@ from passlib.hash import sha512_crypt
 
 from provision.boot_service.messages import StandingOrder
 from provision.certificate import Certificate
-from provision.handed import Permit, deadlines, handed
+from provision.handed import deadlines, handed
 from provision.inventory import Lab, Node
+from provision.permit import Permit
 
 RUN, ANSWER_TOKEN, REPORT_TOKEN = "@RUN@", "@ANSWER_TOKEN@", "@REPORT_TOKEN@"
 HOOK_TOKEN, NONCE = "@HOOK_TOKEN@", "@NONCE@"

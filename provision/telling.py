@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Self
 from provision.boot_service.client import BootService
 from provision.boot_service.messages import RunState
 from provision.errors import LabError
+from provision.hold import user
 from provision.journal import Event
 from provision.run import STEPS, Run
 
@@ -103,10 +103,7 @@ class Telling:
 
 def holder() -> str:
     """Who runs this, as user@machine."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # A user without a name, as in many containers.
-        return socket.gethostname()
+    return f"{user()}@{socket.gethostname()}"
 
 
 def _final(state: str) -> str:

@@ -6,19 +6,17 @@ Source: canonical/subiquity (autoinstall-schema.json, autoinstall reference, mod
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
+from provision.permit import Permit
 from provision.proxmox_answer import with_prefix
 from provision.render import render
 from provision.secrets import hash_password
 from provision.server_plan import secure_url, service_url
-
-if TYPE_CHECKING:
-    from provision.handed import Permit
 
 USER = "ubuntu"
 """The installer wants an account that is not root; it may become root, and has root's keys and password."""

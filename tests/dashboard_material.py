@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 
 from provision.boot_service import accounts, current_run
 from provision.boot_service.accounts import Account, AccountList, Accounts
-from provision.boot_service.actions import ActionRefused
+from provision.boot_service.actions import ActionRefused, Actions
 from provision.boot_service.messages import Grant, Rack, RackNode, RunState
 from provision.boot_service.rack_state import PHASES
 from provision.boot_service.service import Service
@@ -74,7 +74,7 @@ url = "https://10.10.1.1/first-boot/{token(node, "report")}"
 
 
 @dataclass
-class PlayedActions:
+class PlayedActions(Actions):
     """Hands that are played: they do what they are told at once, remember it, and write it down."""
 
     service: Service

@@ -8,65 +8,29 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from pydantic import Field, model_validator
 from sqlalchemy import (
-    Column,
     Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
     RowMapping,
-    String,
-    Table,
     delete,
     func,
     insert,
     select,
 )
 
+from provision.boot_service import people_tables as tables
 from provision.boot_service.messages import Message
 from provision.boot_service.routes import Role
-
-if TYPE_CHECKING:
-    from provision.boot_service.store import Store
+from provision.boot_service.store import Store
 
 SESSION_SECONDS = 12 * 3600.0
 WINDOW_SECONDS = 300.0
 MOST_OF_ACCOUNT, MOST_OF_ADDRESS = 10, 30
 """Failed log-ins within the window, after which no more are looked at until it has passed."""
-
-metadata = MetaData()
-
-_accounts = Table(
-    "accounts",
-    metadata,
-    Column("name", String, primary_key=True),
-    Column("role", String, nullable=False),
-    Column("password_hash", String),
-    Column("token_sha256", String, unique=True),
-)
-
-_sessions = Table(
-    "sessions",
-    metadata,
-    Column("id_sha256", String, primary_key=True),
-    Column("account", String, nullable=False, index=True),
-    Column("expires", Float, nullable=False),
-)
-
-_failures = Table(
-    "login_failures",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("key", String, nullable=False),
-    Column("time", Float, nullable=False),
-    Index("login_failures_of_key", "key", "time"),
-)
 
 # Argon2id, 64 MiB, 3 passes: RFC 9106's second choice, which is argon2-cffi's own.
 _hasher = PasswordHasher()
@@ -131,7 +95,7 @@ class Accounts:
     def put(self, wanted: AccountList, now: float) -> bool:
         """Have these accounts and no others; only a changed password is hashed anew. False: no change."""
         with self._store.engine.connect() as connection:
-            found = {row["name"]: row for row in connection.execute(select(_accounts)).mappings()}
+            found = {row["name"]: row for row in connection.execute(select(tables.accounts)).mappings()}
         rows = [_row(account, found.get(account.name)) for account in wanted.accounts]
         changed = [row for row in rows if dict(found.get(row["name"], {})) != row]
         gone = found.keys() - {row["name"] for row in rows}
@@ -140,9 +104,9 @@ class Accounts:
         with self._store.writing() as connection:
             _end_sessions(connection, [row for row in changed if row["name"] in found], found, gone)
             names = [row["name"] for row in changed]
-            connection.execute(delete(_accounts).where(_accounts.c.name.in_([*names, *gone])))
+            connection.execute(delete(tables.accounts).where(tables.accounts.c.name.in_([*names, *gone])))
             for row in changed:
-                connection.execute(insert(_accounts).values(row))
+                connection.execute(insert(tables.accounts).values(row))
             text = f"accounts: {len(changed)} new or changed, {len(gone)} removed"
             about: dict[str, Any] = {"who": "harness", "accounts": sorted([*names, *gone])}
             self._store.enter(connection, self._store.event(now, "accounts", text, **about))
@@ -156,7 +120,7 @@ class Accounts:
         keys = [f"account {_bucket(name)}", f"address {address}"]
         if self._failed_too_often(keys, now):
             raise TooManyFailures
-        row = self._account(_accounts.c.name == name) if _NAME.fullmatch(name) else None
+        row = self._account(tables.accounts.c.name == name) if _NAME.fullmatch(name) else None
         good = _verified(row["password_hash"] if row else None, password)
         # A name that is nobody's is not written down: it may be a password that went into the wrong field.
         about = {"who": str(row["name"]) if row else "somebody unknown", "address": address}
@@ -168,7 +132,7 @@ class Accounts:
     def log_out(self, session: str, principal: Principal, address: str, now: float) -> None:
         """End a session."""
         with self._store.writing() as connection:
-            connection.execute(delete(_sessions).where(_sessions.c.id_sha256 == _sha256(session)))
+            connection.execute(delete(tables.sessions).where(tables.sessions.c.id_sha256 == _sha256(session)))
             event = self._store.event(
                 now, "logout", f"{principal.name} logged out", who=principal.name, address=address
             )
@@ -177,12 +141,12 @@ class Accounts:
     def by_session(self, session: str, now: float) -> Principal | None:
         """Whose session this is; None when it is unknown or has expired."""
         digest = _sha256(session)
-        query = select(_accounts, _sessions.c.id_sha256).join_from(
-            _sessions, _accounts, _sessions.c.account == _accounts.c.name
+        query = select(tables.accounts, tables.sessions.c.id_sha256).join_from(
+            tables.sessions, tables.accounts, tables.sessions.c.account == tables.accounts.c.name
         )
         with self._store.engine.connect() as connection:
             row = connection.execute(
-                query.where(_sessions.c.id_sha256 == digest, _sessions.c.expires > now)
+                query.where(tables.sessions.c.id_sha256 == digest, tables.sessions.c.expires > now)
             ).mappings().first()  # fmt: skip
         if row is None or not hmac.compare_digest(row["id_sha256"], digest):
             return None
@@ -191,7 +155,7 @@ class Accounts:
     def by_token(self, token: str) -> Principal | None:
         """Whose token this is, or None."""
         digest = _sha256(token)
-        row = self._account(_accounts.c.token_sha256 == digest)
+        row = self._account(tables.accounts.c.token_sha256 == digest)
         # The index has compared digests, not tokens; the comparison that decides takes the same time always.
         if row is None or not hmac.compare_digest(row["token_sha256"], digest):
             return None
@@ -199,32 +163,32 @@ class Accounts:
 
     def _account(self, which: object) -> RowMapping | None:
         with self._store.engine.connect() as connection:
-            return connection.execute(select(_accounts).where(which)).mappings().first()  # type: ignore[arg-type]
+            return connection.execute(select(tables.accounts).where(which)).mappings().first()  # type: ignore[arg-type]
 
     def _failed_too_often(self, keys: list[str], now: float) -> bool:
-        query = select(_failures.c.key, func.count()).where(
-            _failures.c.key.in_(keys), _failures.c.time > now - WINDOW_SECONDS
+        query = select(tables.failures.c.key, func.count()).where(
+            tables.failures.c.key.in_(keys), tables.failures.c.time > now - WINDOW_SECONDS
         )
         with self._store.engine.connect() as connection:
-            rows = connection.execute(query.group_by(_failures.c.key))
+            rows = connection.execute(query.group_by(tables.failures.c.key))
             counted = {str(key): int(count) for key, count in rows}
         most = dict(zip(keys, (MOST_OF_ACCOUNT, MOST_OF_ADDRESS), strict=True))
         return any(count >= most[key] for key, count in counted.items())
 
     def _fail(self, keys: list[str], now: float, about: dict[str, str]) -> None:
         with self._store.writing() as connection:
-            connection.execute(delete(_failures).where(_failures.c.time <= now - WINDOW_SECONDS))
-            connection.execute(insert(_failures), [{"key": key, "time": now} for key in keys])
+            connection.execute(delete(tables.failures).where(tables.failures.c.time <= now - WINDOW_SECONDS))
+            connection.execute(insert(tables.failures), [{"key": key, "time": now} for key in keys])
             text = f"log-in as {about['who']} from {about['address']} refused"
             self._store.enter(connection, self._store.event(now, "login-refused", text, **about))
 
     def _begin(self, name: str, keys: list[str], now: float, about: dict[str, str]) -> str:
         session = secrets.token_urlsafe(32)
         with self._store.writing() as connection:
-            connection.execute(delete(_sessions).where(_sessions.c.expires <= now))
-            connection.execute(delete(_failures).where(_failures.c.key == keys[0]))
+            connection.execute(delete(tables.sessions).where(tables.sessions.c.expires <= now))
+            connection.execute(delete(tables.failures).where(tables.failures.c.key == keys[0]))
             values = {"id_sha256": _sha256(session), "account": name, "expires": now + SESSION_SECONDS}
-            connection.execute(insert(_sessions).values(values))
+            connection.execute(insert(tables.sessions).values(values))
             self._store.enter(connection, self._store.event(now, "login", f"{name} logged in", **about))
         return session
 
@@ -271,7 +235,7 @@ def _end_sessions(
     new_password = [
         row["name"] for row in changed if row["password_hash"] != found[str(row["name"])]["password_hash"]
     ]
-    connection.execute(delete(_sessions).where(_sessions.c.account.in_([*new_password, *gone])))
+    connection.execute(delete(tables.sessions).where(tables.sessions.c.account.in_([*new_password, *gone])))
 
 
 def _sha256(token: str) -> str:

@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
-from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from provision.boot_service import current_run, metrics
 from provision.boot_service.accounts import AccountList, Accounts
-from provision.boot_service.actions import ActionRefused
+from provision.boot_service.actions import ActionRefused, Actions
 from provision.boot_service.messages import Grant, Message, PermitState, Rack, RunState
 from provision.boot_service.power_board import PowerBoard
 from provision.boot_service.rack_state import NodeState, newest_events, node_state, rack_state
@@ -44,17 +43,6 @@ AUDITED = (
 """Kinds of event that say who did what, or was refused it."""
 MOST_SEQ = 2**63 - 1
 CHECK_SECONDS = 10.0
-
-
-class Actions(Protocol):
-    """What can be done to a node (see actions.py): one line of what was done, or ActionRefused."""
-
-    async def power(self, node: str, how: Any, who: str) -> str: ...  # noqa: D102
-    async def boot_once(self, node: str, source: Any, who: str) -> str: ...  # noqa: D102
-    async def permit_install(self, node: str, who: str, confirmed: str) -> str: ...  # noqa: D102
-    async def rescue(self, node: str, who: str) -> str: ...  # noqa: D102
-    async def cancel(self, node: str, who: str) -> str: ...  # noqa: D102
-    async def power_state(self, node: str) -> str | None: ...  # noqa: D102
 
 
 class PowerOrder(Message):
@@ -87,21 +75,6 @@ class PowerAnswer(BaseModel):
     node: str
     power: Literal["on", "off"] | None
     asked: float
-
-
-class Told(BaseModel):
-    """An event, as the stream tells it."""
-
-    seq: int
-    time: float
-    run: str | None
-    lab: str
-    step: str | None
-    node: str | None
-    kind: str
-    text: str
-    facts: dict[str, Any]
-    origin: str | None
 
 
 Before = Annotated[int | None, Query(ge=1, le=MOST_SEQ)]
@@ -156,12 +129,12 @@ class Api:
         found = await self._read(lambda: node_state(self._store, node, self._service.clock()))
         return found or _no_such_node()
 
-    async def node_events(self, node: str, before: Before = None, limit: Limit = 50) -> list[Told]:
+    async def node_events(self, node: str, before: Before = None, limit: Limit = 50) -> list[Event]:
         """A node's events, newest first; `before` is the number of the oldest one of the page before."""
         self._known(node)
         return await self._told(node=node, before=before, limit=limit)
 
-    async def audit(self, before: Before = None, limit: Limit = 50) -> list[Told]:
+    async def audit(self, before: Before = None, limit: Limit = 50) -> list[Event]:
         """Who did what, or was refused it, newest first."""
         return await self._told(kinds=AUDITED, before=before, limit=limit)
 
@@ -277,9 +250,8 @@ class Api:
     async def _read(self, job: Callable[[], T]) -> T:
         return await asyncio.to_thread(job)
 
-    async def _told(self, **which: Any) -> list[Told]:
-        events: list[Event] = await self._read(lambda: newest_events(self._store, **which))
-        return [Told(**asdict(event)) for event in events]
+    async def _told(self, **which: Any) -> list[Event]:
+        return await self._read(lambda: newest_events(self._store, **which))
 
     def _known(self, node: str) -> None:
         if self._store.rack.by_name(node) is None:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from sqlalchemy import delete, insert, select
 
-from sqlalchemy import Column, Integer, MetaData, Table, Text, delete, insert, select
-
+from provision.boot_service import people_tables as tables
 from provision.boot_service.messages import RunState
-
-if TYPE_CHECKING:
-    from provision.boot_service.store import Store
-
-metadata = MetaData()
-
-_current_run = Table(
-    "current_run",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("content", Text, nullable=False),
-)
+from provision.boot_service.store import Store
 
 
 def put_run(store: Store, run: RunState, now: float) -> bool:
@@ -27,8 +15,8 @@ def put_run(store: Store, run: RunState, now: float) -> bool:
     if run == before:
         return False
     with store.writing() as connection:
-        connection.execute(delete(_current_run))
-        connection.execute(insert(_current_run).values(id=1, content=run.model_dump_json()))
+        connection.execute(delete(tables.current_run))
+        connection.execute(insert(tables.current_run).values(id=1, content=run.model_dump_json()))
         store.enter(connection, store.event(now, "run", _told(run), lab=run.lab, run=run.id))
     return True
 
@@ -36,7 +24,7 @@ def put_run(store: Store, run: RunState, now: float) -> bool:
 def read_run(store: Store) -> RunState | None:
     """What the harness said last of its run, or None when it never did."""
     with store.engine.connect() as connection:
-        content = connection.execute(select(_current_run.c.content)).scalar()
+        content = connection.execute(select(tables.current_run.c.content)).scalar()
     return RunState.model_validate_json(content) if content else None
 
 

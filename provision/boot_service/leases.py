@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.boot_service.messages import normal_mac
+from provision.errors import GaveUp
+from provision.wait import NotYet, Patience
 
 # While dnsmasq writes its file anew a lease may be missing for some milliseconds.
 UNSETTLED_SECONDS = 0.05
-LOOKS = 10
+PATIENCE = Patience(0.45, first=UNSETTLED_SECONDS, most=UNSETTLED_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,10 @@ class _Lease:
 class Leases:
     """The leases of one lease file, read again whenever the file has changed."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = path, clock
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, patience: Patience = PATIENCE
+    ) -> None:
+        self._path, self._clock, self._patience = path, clock, patience
         self._seen: tuple[int, int, int] | None = None
         self._leases: dict[str, _Lease] = {}
 
@@ -38,15 +42,17 @@ class Leases:
 
         Blocks for at most half a second, and only when the lease is not there and the file is being written.
         """
-        for _ in range(LOOKS):
-            settled = self._refresh()
-            lease = self._leases.get(address)
-            if lease is not None and (lease.ends == 0 or lease.ends > self._clock()):
-                return lease.mac
-            if settled:
-                return None
-            time.sleep(UNSETTLED_SECONDS)
-        return None
+        try:
+            return self._patience.until("the lease file to be whole", lambda: self._look(address))
+        except GaveUp:
+            return None
+
+    def _look(self, address: str) -> str | NotYet | None:
+        settled = self._refresh()
+        lease = self._leases.get(address)
+        if lease is not None and (lease.ends == 0 or lease.ends > self._clock()):
+            return lease.mac
+        return None if settled else NotYet("it is being written")
 
     def _refresh(self) -> bool:
         """Read the file if it has changed. False: it is so fresh that more may follow."""

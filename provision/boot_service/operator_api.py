@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from provision.boot_service.accounts import Accounts
-from provision.boot_service.api_v1 import Actions, Api, answer_errors, describe
+from provision.boot_service.actions import Actions
+from provision.boot_service.api_v1 import Api, answer_errors, describe
 from provision.boot_service.gate import OperatorGate
 from provision.boot_service.power_board import PowerBoard
 from provision.boot_service.routes import API, mount

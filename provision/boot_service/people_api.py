@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from provision.boot_service.accounts import Accounts
-from provision.boot_service.api_v1 import Actions, Api, answer_errors, describe
+from provision.boot_service.actions import Actions
+from provision.boot_service.api_v1 import Api, answer_errors, describe
 from provision.boot_service.dashboard import Dashboard
 from provision.boot_service.gate import PeopleGate
 from provision.boot_service.power_board import PowerBoard

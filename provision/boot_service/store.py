@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from provision.boot_service import accounts, current_run
+from provision.boot_service import people_tables
 from provision.boot_service.messages import Grant, PermitState, Rack
 from provision.boot_service.permit_cache import PermitCache
 from provision.boot_service.shared import RACK, Marks, mark_in
@@ -153,7 +153,7 @@ class Store(Ledger):
     among them when the rack is another. It must not raise.
     """
 
-    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store, accounts.metadata, current_run.metadata)
+    tables: ClassVar[tuple[MetaData, ...]] = (metadata, _store, people_tables.metadata)
 
     def __init__(
         self,

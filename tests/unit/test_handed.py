@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 from provision import boot_scripts, inventory, proxmox_answer
 from provision.boot_service.messages import Grant
 from provision.certificate import Certificate
-from provision.handed import Permit, handed
+from provision.handed import handed
 from provision.inventory import Lab
+from provision.permit import Permit
 from provision.render import render
 from virtual_lab import http_client, installer, media
 from virtual_lab.answer import read

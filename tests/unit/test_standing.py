@@ -15,8 +15,9 @@ from provision import inventory
 from provision.boot_service.actions import MARK, Words, install_grant
 from provision.boot_service.messages import StandingOrder
 from provision.certificate import Certificate
-from provision.handed import PHASES, Permit, handed
+from provision.handed import PHASES, handed
 from provision.inventory import Lab
+from provision.permit import Permit
 from provision.standing import HASH, standing_order
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,9 @@ from passlib.hash import sha512_crypt
 from provision import inventory
 from provision.boot_service.messages import Grant
 from provision.certificate import Certificate
-from provision.handed import Permit, handed
+from provision.handed import handed
 from provision.inventory import Lab, Node, Secret
+from provision.permit import Permit
 from virtual_lab.ipxe import _commands
 
 ROOT = Path(__file__).parents[2]
