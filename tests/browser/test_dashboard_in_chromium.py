@@ -16,7 +16,7 @@ import pytest
 import trustme
 import uvicorn
 from playwright._impl._api_structures import SetCookieParam
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from provision.boot_service.accounts import Accounts
 from provision.boot_service.gate import COOKIE
@@ -104,15 +104,6 @@ class Served:
     def _stop(self) -> None:
         self._service.stop()
         self._server.should_exit = True
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from provision.ledger import Ledger
+from tests.kennel import Kennel
 
-ROOT = Path(__file__).parents[2]
 KILLS = 50
 SEED = 20261122
 
@@ -49,50 +45,9 @@ for line in sys.stdin:
 """
 
 
-class Kennel:
-    """A process that keeps a writer, which is killed and begun again."""
-
-    def __init__(self, ledger: Path) -> None:
-        self._ledger = ledger
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", KENNEL], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def write_and_kill(self, writer: str, after: int) -> list[str]:
-        """Let a writer run until it has said so many acknowledgements; the names of all that it said."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{self._ledger} {writer}\n")
-        self.process.stdin.flush()
-        acknowledged: list[str] = []
-        pid = 0
-        while (line := self._line()) != "ended":
-            kind, value = line.split()
-            if kind == "pid":
-                pid = int(value)
-            else:
-                acknowledged.append(value)
-            if pid and len(acknowledged) >= after:
-                os.kill(pid, signal.SIGKILL)
-                after = sys.maxsize
-        return acknowledged
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the kennel died"
-        return line.strip()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
-
-
 @pytest.fixture
 def kennels(tmp_path: Path) -> Iterator[list[Kennel]]:
-    kennels = [Kennel(tmp_path / "ledger.db") for _ in range(2)]
+    kennels = [Kennel(KENNEL, str(tmp_path / "ledger.db")) for _ in range(2)]
     yield kennels
     for kennel in kennels:
         kennel.close()

@@ -23,7 +23,7 @@ from provision import server_plan
 from provision.certificate import CERTIFICATE, KEY, Certificate
 from provision.inventory import load
 from provision.wait import NotYet, Patience
-from tests.unit.test_handed import certificate_of
+from tests.certificates import certificate_of
 
 LAB_FILE = Path(__file__).parents[2] / "labs" / "virtual.yaml"
 MAC = "52:54:00:a1:01:21"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +17,7 @@ from sqlalchemy import make_url
 from provision.boot_service.store import Store
 from provision.wait import Deadline, NotYet, Signal
 from tests.boot_process import NODES, BootProcess, Node
+from tests.kennel import Kennel
 
 ROOT = Path(__file__).parents[2]
 SEED = 20261122
@@ -60,55 +57,14 @@ for line in sys.stdin:
 """
 
 
-class Kennel:
-    """A process that keeps a writer, which is killed and begun again."""
-
-    def __init__(self, store: str) -> None:
-        self._store = store
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", KENNEL], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def write_and_kill(self, writer: int, after: int) -> list[str]:
-        """Let a writer run until it has said so many acknowledgements; the names of all that it said."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{self._store} {writer}\n")
-        self._process.stdin.flush()
-        acknowledged: list[str] = []
-        pid = 0
-        while (line := self._line()) != "ended":
-            kind, value = line.split()
-            if kind == "pid":
-                pid = int(value)
-            else:
-                acknowledged.append(value)
-            if pid and len(acknowledged) >= after:
-                os.kill(pid, signal.SIGKILL)
-                after = sys.maxsize
-        return acknowledged
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the kennel died"
-        return line.strip()
-
-
 def test_a_killed_writer_has_lost_nothing_of_a_group_that_it_acknowledged(store_url: str) -> None:
     """Proves the commit: a writer by group commit is killed between and in its transactions."""
     chance = random.Random(SEED)
     kills = WRITER_KILLS[make_url(store_url).get_backend_name()]
     acknowledged: list[str] = []
-    with closing(Kennel(store_url)) as kennel:
+    with closing(Kennel(KENNEL, store_url)) as kennel:
         for writer in range(kills):
-            acknowledged += kennel.write_and_kill(writer, chance.randrange(1, 60))
+            acknowledged += kennel.write_and_kill(str(writer), chance.randrange(1, 60))
             if writer % 10 == 0:
                 _all_there_once(store_url, "load", acknowledged, at_most=(writer + 1) * WRITERS)
     _all_there_once(store_url, "load", acknowledged, at_most=kills * WRITERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
@@ -337,30 +338,33 @@ def test_what_could_not_be_published_is_published_later_and_nothing_else_fails(
 def test_a_store_that_fails_for_a_while_ends_no_worker(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("provision.boot_service.service.SCRUB_SECONDS", 0.001)
     asked: list[str] = []
+    again = {"scrub": threading.Event(), "keep": threading.Event()}
 
     def fail_first(what: str) -> None:
         asked.append(what)
         if asked.count(what) == 1:
             raise OperationalError("SELECT", {}, OSError("the server is away"))
+        again[what].set()
 
     async def keep(lines: list[str]) -> None:
+        nginx.send(b"another line")
         fail_first("keep")
 
     monkeypatch.setattr(store, "scrub", lambda now: fail_first("scrub"))
 
-    async def scene(log: socket.socket, nginx: socket.socket) -> None:
+    async def scene(log: socket.socket) -> None:
         service = Service(store)
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             tasks.create_task(service.tidy_until_stopped())
             tasks.create_task(NginxLog(log, keep).follow_until(service.stopping))
-            while asked.count("scrub") < 2 or asked.count("keep") < 2:
-                nginx.send(b"a line")
-                await asyncio.sleep(0.001)
+            nginx.send(b"a line")
+            for each in again.values():
+                assert await asyncio.to_thread(each.wait, 5)
             service.stop()
 
     log, nginx = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with log, nginx:
-        asyncio.run(scene(log, nginx))
+        asyncio.run(scene(log))
 
 
 def test_of_two_that_publish_the_last_one_publishes_what_is_newest(
