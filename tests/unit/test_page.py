@@ -78,6 +78,15 @@ def test_several_nodes_that_failed_alike_are_one_culprit() -> None:
     assert found == [(["node1", "node10"], "no answer", "node1: a"), (["node2"], "broke", "")]
 
 
+def test_what_one_case_alone_says_comes_before_what_every_path_says() -> None:
+    story = Story("lab", ["install", "cluster"], ["node1", "node2", "node3"])
+    for name in ("mtu: packet_passes[node1-node2]", "mtu: packet_passes[node2-node3]", "mtu: of_port[node2]"):
+        story.note(Outcome(name, "install", "failed", 0.1, said="no"))
+    story.note(Outcome("corosync: runs[node2]", "cluster", "failed", 0.1, said="no"))
+    told = [each.what for each in culprits(story)]
+    assert told == ["mtu: of port", "mtu: packet passes (2 cases)", "corosync: runs"]
+
+
 def test_a_machine_that_is_in_the_way_of_many_checks_is_one_culprit(tmp_path: Path) -> None:
     story = Story("lab", ["server", "power"], ["node1", "node2"])
     refused = "server: ssh root@10.10.1.1:22: Connection refused"
