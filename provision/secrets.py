@@ -1,4 +1,4 @@
-"""Which secrets a lab needs, whether they are there, and how a password is hashed before it goes anywhere."""
+"""Which secrets a lab needs, and whether they are there."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from passlib.hash import sha512_crypt
-
 from provision.errors import InventoryError, Mistake
 from provision.inventory import Lab, Secret, SecretMissing, age, load
 
-__all__ = ["Secret", "SecretMissing", "hash_password", "missing_secrets", "references"]
+__all__ = ["Secret", "SecretMissing", "missing_secrets", "references"]
 
 LENGTHS = {
     # The Proxmox installer takes no shorter one (since 8.4.0), the Proxmox API's join call no longer one.
@@ -99,11 +97,6 @@ def _finding(place: str, secret: Secret, env: Mapping[str, str]) -> Finding:
 def _some(places: Sequence[str]) -> str:
     more = f" and {len(places) - 1} more" if len(places) > 1 else ""
     return f"{places[0]}{more}"
-
-
-def hash_password(plain: str) -> str:
-    """The password as sha512-crypt, `$6$…`, with the rounds that crypt(3) takes unasked."""
-    return str(sha512_crypt.using(rounds=5000).hash(plain))
 
 
 def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-from passlib.hash import sha512_crypt
 
 from provision.errors import LabError
 from provision.inventory import load
 from provision.inventory.secret import INLINE
-from provision.secrets import Secret, SecretMissing, hash_password, main, missing_secrets, references
+from provision.secrets import Secret, SecretMissing, main, missing_secrets, references
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "labs" / "virtual.yaml"
@@ -138,14 +137,6 @@ def test_references_name_every_secret() -> None:
     assert len(places) == 14
     assert places[-2:] == ["people.viewer.password", "people.operator.password"]
     assert places[:3] == ["nodes.node1.root_password", "nodes.node1.bmc.user", "nodes.node1.bmc.password"]
-
-
-def test_a_hash_is_crypts_and_salted() -> None:
-    one, two = hash_password("hunter2"), hash_password("hunter2")
-    assert one != two
-    assert one.startswith("$6$")
-    assert "rounds=" not in one
-    assert sha512_crypt.verify("hunter2", one)
 
 
 def real(folder: Path) -> Path:
