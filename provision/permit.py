@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from provision.inventory import Node
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The leave for one install of one node: its secret words, and the nonce that will prove it."""
+    """The leave for one install of one node: its secret words, and the nonce that will prove it.
+
+    `salt` are the 16 bytes of its root password's hash, None for random ones.
+    """
 
     node: Node
     run: str
@@ -18,3 +21,4 @@ class Permit:
     report_token: str
     hook_token: str
     nonce: str
+    salt: bytes | None = field(default=None, repr=False)

@@ -10,9 +10,9 @@ import tomli_w
 
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
+from provision.password_hash import hash_password
 from provision.permit import Permit
 from provision.render import render
-from provision.secrets import hash_password
 from provision.server_plan import secure_url
 
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
@@ -25,7 +25,7 @@ def answer(lab: Lab, permit: Permit, certificate: Certificate) -> Answer:
     """The installer's answer, the root password only as its hash."""
     url, pinned = secure_url(lab), {"cert-fingerprint": certificate.fingerprint}
     return {
-        "global": _global(permit.node),
+        "global": _global(permit.node, permit.salt),
         "network": _network(lab, permit.node),
         "disk-setup": _disk_setup(permit.node.disk),
         "post-installation-webhook": {"url": f"{url}/installed/{permit.report_token}", **pinned},
@@ -67,14 +67,14 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
     )
 
 
-def _global(node: Node) -> dict[str, Any]:
+def _global(node: Node, salt: bytes | None) -> dict[str, Any]:
     return {
         "country": node.locale.country,
         "keyboard": node.locale.keyboard,
         "timezone": node.locale.timezone,
         "fqdn": node.fqdn,
         "mailto": node.mail,
-        "root-password-hashed": hash_password(node.root_password.reveal()),
+        "root-password-hashed": hash_password(node.root_password.reveal(), salt),
         "root-ssh-keys": list(node.ssh_keys),
         "reboot-on-error": False,
     }
