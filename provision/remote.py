@@ -221,6 +221,11 @@ def gave_up(name: str, command: str, timeout: float, output: bytes) -> GaveUp:
     return GaveUp(message, node=name, last_seen=tail(_text(output)) or "no output")
 
 
+def script(text: str, *arguments: str) -> str:
+    """The command that runs a shell script with these arguments."""
+    return shlex.join(["sh", "-c", text, "rackproof", *arguments])
+
+
 def short(command: str, most: int = 160) -> str:
     """A command on one line of at most `most` characters, for people."""
     line = " ".join(command.split())

@@ -94,6 +94,8 @@ def test_mistakes_in_the_lab_file_are_exit_4_all_at_once(tmp_path: Path, lab: Pa
         (["-m", "verify", "--nodes", "node9"], '"node9" is not a node'),
         (["-m", "verify", "--notify", "teams:https://example.net/hook-1"], "a webhook is SHAPE:URL"),
         (["-m", "verify", "--notify", "slack:hook-1"], "comes an https URL"),
+        (["-m", "verify", "--plan"], "--plan says what -m provision would do: give both"),
+        (["--plan"], "--plan says what -m provision would do: give both"),
         (["-m", "provison"], "provison"),
     ],
 )
@@ -104,6 +106,16 @@ def test_a_command_line_that_cannot_be_followed(
     assert result.returncode == 4
     assert said in result.stderr
     assert "hook-1" not in result.stderr
+    assert not touched(tmp_path)
+
+
+def test_a_plan_needs_no_leave_and_leaves_nothing(tmp_path: Path, lab: Path) -> None:
+    result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--plan", "--until", "install")
+    assert result.returncode == 1
+    assert result.stdout.startswith("no plan: server: ssh root@127.0.0.1:9: ")
+    later = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--plan", "--only", "cluster")
+    assert later.returncode == 0
+    assert later.stdout == ("step cluster: joins all nodes that are not in it into the cluster attic\n")
     assert not touched(tmp_path)
 
 
