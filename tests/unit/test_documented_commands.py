@@ -91,7 +91,9 @@ def test_the_pages_show_commands() -> None:
 
 @pytest.mark.parametrize("shown", [shown for shown in COMMANDS if shown.words[0] == "pytest"], ids=str)
 def test_a_run_that_is_shown_selects_something(shown: Shown, desk: Path) -> None:
-    words = [str(desk / word) if word.startswith("labs/") else word for word in shown.words[1:]]
+    words = [
+        str(desk / "labs" / Path(word).name) if word.endswith(".yaml") else word for word in shown.words[1:]
+    ]
     # As bootstrap has it: a lab file elsewhere is no root of pytest's.
     root = ["-c", str(ROOT / "pyproject.toml")]
     result = _run(["-m", "pytest", *root, *words, "--collect-only", "-q"], ROOT)
