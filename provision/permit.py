@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from provision.host_key import HostKey
 from provision.inventory import Node
 
 
@@ -11,7 +12,8 @@ from provision.inventory import Node
 class Permit:
     """The leave for one install of one node: its secret words, and the nonce that will prove it.
 
-    `salt` are the 16 bytes of its root password's hash, None for random ones.
+    `salt` are the 16 bytes of its root password's hash, None for random ones. `host_key` is the one that the
+    node is to have, None when it keeps the one that its installer makes.
     """
 
     node: Node
@@ -22,3 +24,4 @@ class Permit:
     hook_token: str
     nonce: str
     salt: bytes | None = field(default=None, repr=False)
+    host_key: HostKey | None = None

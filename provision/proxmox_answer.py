@@ -59,6 +59,7 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,
+        host_key=permit.host_key,
         server=lab.server.address,
         networks=networks,
         interfaces=render("interfaces.j2", networks=networks).rstrip("\n"),

@@ -40,7 +40,7 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
     """The script of the first boot: clock, SSH, nonce, registration; the networks are netplan's."""
     return render(
         "first-boot-ubuntu.sh.j2", node=permit.node, run=permit.run, server=lab.server.address,
-        **_reporting(lab, permit, certificate),
+        host_key=permit.host_key, **_reporting(lab, permit, certificate),
     )  # fmt: skip
 
 

@@ -460,6 +460,7 @@ class Node(Part):
     serial: Text | None = None
     locale: Locale = Locale()
     mailto: Mail | None = None
+    host_keys: Literal["installer", "made-here"] = "installer"
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

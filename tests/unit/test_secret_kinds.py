@@ -2,7 +2,10 @@
 
 import base64
 import os
+import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.inventory import age, load
+from provision.inventory.secret import KINDS
 from provision.inventory.systemd_credential import _of_file
 from provision.secrets import Secret, SecretMissing, revealed
 
@@ -305,3 +309,64 @@ def test_the_identity_is_struck_out_of_what_is_saved(
         str(mine): "age identity", "canary-root": f"age:{lab_file.parent}/secrets.age#ROOT",
     }  # fmt: skip
     assert str(mine) not in revealed(load(ROOT / "labs/virtual.yaml", env), env)
+
+
+PAGE = (ROOT / "docs/secrets.md").read_text()
+
+
+def documented(begin: str) -> str:
+    """The commands on the page about secrets from the line that begins so, to the end of its block."""
+    block = PAGE[PAGE.index(f"\n    {begin}") + 1 :]
+    return "\n".join(line.strip() for line in block.partition("\n\n")[0].splitlines())
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Callable[..., str]:
+    """Runs commands as somebody does who follows the page, in a folder with `labs/hall-3.yaml`."""
+    if not shutil.which("age"):
+        pytest.skip("needs Debian's package age; ./bootstrap installs it")
+    (tmp_path / "labs").mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {"HOME": str(tmp_path), "PATH": path, "PYTHONPATH": str(ROOT), "EDITOR": "sed -i s/one/two/"}
+
+    def type_in(commands: str, typed: str = "", *, status: int = 0) -> str:
+        done = subprocess.run(["bash", "-euc", commands], input=typed, cwd=tmp_path, env=env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # fmt: skip
+        assert done.returncode == status, done.stdout
+        assert "canary" not in done.stdout
+        return done.stdout
+
+    return type_in
+
+
+def test_the_page_about_secrets_can_be_followed(user: Callable[..., str], tmp_path: Path) -> None:
+    text = (ROOT / "labs/virtual.yaml").read_text().replace("virtual: true", "virtual: false")
+    asked = {
+        line.strip().partition(":")[0]: line.strip()
+        for line in documented("root_password: age:").splitlines()
+    }
+    for key, line in asked.items():
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {line}", text, count=1)
+    text = text.replace("env:RACKPROOF_VIEWER_PASSWORD", "age:secrets.age#ROOT")
+    (tmp_path / "labs/hall-3.yaml").write_text(
+        text.replace("env:RACKPROOF_OPERATOR_PASSWORD", "age:secrets.age#ROOT")
+    )
+
+    user(documented("mkdir -p ~/.config"))
+    user(documented("age --encrypt"), "ROOT=canary-one\nBMC_USER=canary-admin\nBMC_PASSWORD=canary-one\n")
+    check = documented("export RACKPROOF_AGE_IDENTITY_FILE")
+    assert [line.split()[0] for line in user(check).splitlines()] == ["found"] * 3
+    assert "no identity is given" in user(check.splitlines()[1], status=1)
+    before = (tmp_path / "labs/secrets.age").read_bytes()
+    user(documented("umask 077").replace("/dev/shm", str(tmp_path)))
+    assert (tmp_path / "labs/secrets.age").read_bytes() != before
+    assert user(check).count("found") == 3
+    identity = {"RACKPROOF_AGE_IDENTITY_FILE": str(tmp_path / ".config/rackproof/identity")}
+    assert (
+        load(tmp_path / "labs/hall-3.yaml", {}).nodes["node1"].root_password.reveal(identity) == "canary-two"
+    )
+
+
+def test_the_page_about_secrets_names_every_kind_and_variable() -> None:
+    for word in (*(f"`{kind}:" for kind in KINDS), age.IDENTITY, age.IDENTITY_FILE, "host_keys: made-here"):
+        assert word in PAGE
