@@ -15,6 +15,9 @@ from provision.render import render
 from provision.secrets import hash_password
 from provision.server_plan import secure_url
 
+FIRST_BOOT_PARTS = ("networks", "clock", "ssh", "marker")
+"""The parts of the first boot in their order, each a template in boot_templates/first-boot/."""
+
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""
 
@@ -50,12 +53,13 @@ def as_json(answer: Answer, hook_token: str) -> str:
 
 
 def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
-    """The script of the node's first boot: networks, clock, nonce, registration."""
+    """The script of the node's first boot: its parts one after the other, then its registration."""
     networks = [_interface(lab, permit.node, name) for name in permit.node.addresses]
     for place, network in enumerate(networks, start=1):
         network["nic"] = f"${{nic_{place}}}"
     return render(
         "first-boot.sh.j2",
+        parts=FIRST_BOOT_PARTS,
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,
