@@ -15,6 +15,9 @@ from provision.permit import Permit
 from provision.render import render
 from provision.server_plan import secure_url
 
+FIRST_BOOT_PARTS = ("networks", "clock", "host_key", "ssh", "marker")
+"""The parts of the first boot in their order, each a template in boot_templates/first-boot/."""
+
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""
 
@@ -50,12 +53,13 @@ def as_json(answer: Answer, hook_token: str) -> str:
 
 
 def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
-    """The script of the node's first boot: networks, clock, nonce, registration."""
+    """The script of the node's first boot: its parts one after the other, then its registration."""
     networks = [_interface(lab, permit.node, name) for name in permit.node.addresses]
     for place, network in enumerate(networks, start=1):
         network["nic"] = f"${{nic_{place}}}"
     return render(
         "first-boot.sh.j2",
+        parts=[part for part in FIRST_BOOT_PARTS if part != "host_key" or permit.host_key],
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,
