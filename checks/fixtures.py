@@ -34,6 +34,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
     elif "node" in wanted:
         _spread(metafunc, "node", names, names)
+    if "asked_node" in wanted:
+        proxmox = [name for name in names if name in lab.nodes and lab.nodes[name].is_proxmox]
+        _spread(metafunc, "asked_node", proxmox, proxmox)
     if "network" in wanted:
         _spread(metafunc, "network", list(lab.networks), list(lab.networks))
     if "link" in wanted:
@@ -71,6 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "wan": lab.server.wan is None, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
+        "proxmox": not any(lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes),
     }  # fmt: skip
     needless = [
         item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
@@ -96,6 +100,12 @@ def dns_records(lab: Lab) -> dict[str, str]:
 def node(lab: Lab, request: pytest.FixtureRequest) -> Node:
     """One node."""
     return lab.nodes[request.param]
+
+
+@pytest.fixture(scope="session")
+def asked_node(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Node:
+    """One Proxmox node as the lab file has it; nothing of the lab is reached for it."""
+    return pytestconfig.stash[SESSION].written.nodes[request.param]
 
 
 @pytest.fixture(scope="session")

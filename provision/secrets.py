@@ -31,6 +31,8 @@ def references(lab: Lab) -> Iterator[tuple[str, Secret]]:
     """Every secret of the lab with its place, such as `nodes.node1.bmc.user`."""
     for name, node in lab.nodes.items():
         yield f"nodes.{name}.root_password", node.root_password
+        if node.subscription is not None:
+            yield f"nodes.{name}.subscription", node.subscription
         yield f"nodes.{name}.bmc.user", node.bmc.user
         yield f"nodes.{name}.bmc.password", node.bmc.password
     for name, token in lab.server.iso_tokens.items():

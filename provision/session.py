@@ -79,6 +79,18 @@ class Session:
             raise InventoryError(missing)
         return session
 
+    def judge_answers(self) -> None:
+        """Refuse an answer that an installer would, before anything is touched.
+
+        Raises InventoryError, or LabError when the official tool gives no verdict.
+        """
+        from provision import answers  # noqa: PLC0415 (collecting needs none)
+
+        if "install" in self.steps and (
+            wrong := answers.mistakes(self.written, self.request.lab, self.node_names)
+        ):
+            raise InventoryError(wrong)
+
     @property
     def virtual(self) -> bool:
         """Whether the lab's hardware is played on this machine."""

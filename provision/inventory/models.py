@@ -24,6 +24,17 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory.disk_options import (
+    Btrfs,
+    Lvm,
+    Serial,
+    UdevKey,
+    Zfs,
+    installer_glob,
+    layout_faults,
+    names_one,
+    serials_fault,
+)
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -232,7 +243,8 @@ def _keyboard(text: str) -> str:
 
 
 def _mail(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", text):
+    label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    if not re.fullmatch(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{label}(\.{label})*", text):
         raise ValueError(f'"{text}" is no mail address')
     if text == "mail@example.invalid":
         raise ValueError("the Proxmox installer refuses mail@example.invalid")
@@ -270,6 +282,16 @@ Interface = Annotated[
         _matching("[A-Za-z][A-Za-z0-9_.-]{0,14}", "is no interface name: a letter first, at most 15 in all")
     ),
 ]
+PinnedName = Annotated[
+    str,
+    # What the installer calls NICs that are not pinned, and what the kernel does before they are.
+    AfterValidator(
+        _matching(
+            "(?!(nic|eth)[0-9]+$)[A-Za-z][A-Za-z0-9_]{1,14}",
+            "cannot be pinned: 2 to 15 letters, digits or _, a letter first, and not nic0 or eth0",
+        )
+    ),
+]
 Bridge = Annotated[
     str,
     AfterValidator(
@@ -296,6 +318,7 @@ Glob = Annotated[
         _matching(r"(?=.*[^*?])[\x21-\x7e]+", "names no disk: at least one character that is not * or ?")
     ),
 ]
+DiskGlob = Annotated[Glob, AfterValidator(installer_glob)]
 Device = Annotated[str, AfterValidator(_matching("[a-z]+[a-z0-9]*", "is no disk name such as sda"))]
 System = Annotated[str, AfterValidator(_system)]
 Sha256 = Annotated[str, AfterValidator(_matching("[0-9a-f]{64}", "is no SHA-256: 64 lower-case hex digits"))]
@@ -405,17 +428,38 @@ class Bmc(Part):
 
 
 class Disk(Part):
-    """The disk that the OS goes to, found by one udev property; `serial`, `wwn`, `model` may be globs.
+    """The disk that the OS goes to, or the disks, found by one udev property; globs but for `serials`.
 
-    `device` is a kernel name such as sda and the last resort: it may name another disk after a reboot.
+    `device` and `devices` are kernel names such as sda and the last resort: they may name other disks after
+    a reboot.
     """
 
     filesystem: Literal["ext4", "xfs", "zfs", "btrfs"] = "ext4"
     raid: Literal["raid0", "raid1", "raid10", "raidz-1", "raidz-2", "raidz-3"] | None = None
-    serial: Glob | None = None
-    wwn: Glob | None = None
-    model: Glob | None = None
+    serial: DiskGlob | None = None
+    wwn: DiskGlob | None = None
+    model: DiskGlob | None = None
     device: Device | None = None
+    serials: Annotated[tuple[Serial, ...], AfterValidator(_distinct), Field(min_length=1)] | None = None
+    devices: Annotated[tuple[Device, ...], AfterValidator(_distinct), Field(min_length=1)] | None = None
+    udev: Annotated[dict[UdevKey, DiskGlob], Field(min_length=1, max_length=1)] | None = None
+    zfs: Zfs | None = None
+    lvm: Lvm | None = None
+    btrfs: Btrfs | None = None
+
+    @property
+    def table(self) -> Literal["zfs", "lvm", "btrfs"]:
+        """The installer's table of options for this filesystem."""
+        tables: dict[str, Literal["zfs", "btrfs"]] = {"zfs": "zfs", "btrfs": "btrfs"}
+        return tables.get(self.filesystem, "lvm")
+
+    @property
+    def count(self) -> int | None:
+        """How many disks are named; None where a glob may fit any number."""
+        if listed := self.serials or self.devices:
+            return len(listed)
+        one = self.device or next((glob for glob in (self.serial, self.wwn) if glob), None)
+        return 1 if one is not None and names_one(one) else None
 
     @model_validator(mode="after")
     def _one_way_to_find_it(self) -> Disk:
@@ -423,15 +467,19 @@ class Disk(Part):
         given = [key for key in SELECTORS if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; the installer would take either: keep one")
-        if (self.raid is not None) != (self.filesystem in ("zfs", "btrfs")):
-            wrong = "has no raid" if self.raid else "needs raid, such as raid1"
-            raise ValueError(f"{self.filesystem} {wrong}")
-        if self.filesystem == "btrfs" and str(self.raid).startswith("raidz"):
-            raise ValueError(f"btrfs has no {self.raid}")
+        if self.serials and (fault := serials_fault(self.serials)):
+            raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _layout_is_taken(self) -> Disk:
+        tables = {"zfs": self.zfs, "lvm": self.lvm, "btrfs": self.btrfs}
+        for fault in layout_faults(self.filesystem, self.raid, tables, self.count):
+            raise ValueError(fault)
         return self
 
 
-SELECTORS = ("serial", "wwn", "model", "device")
+SELECTORS = ("serial", "wwn", "model", "device", "serials", "devices", "udev")
 """The keys of Disk that say which disk."""
 
 
@@ -461,6 +509,9 @@ class Node(Part):
     locale: Locale = Locale()
     mailto: Mail | None = None
     host_keys: Literal["installer", "made-here"] = "installer"
+    interface_names: dict[PinnedName, Mac] = {}
+    reboot_on_error: bool = False
+    subscription: Secret | None = None
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from provision.errors import Mistake
 from provision.inventory.document import Document, Place
+from provision.inventory.install_rules import install_rules
 from provision.inventory.models import (
     MANAGEMENT,
     SELECTORS,
@@ -56,6 +57,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_outside(addresses, networks),
         *_node_rules(nodes, networks, _part(given, "networks")),
         *_system_rules(given, nodes),
+        *install_rules(nodes, _part(_part(given, "ceph"), "osds")),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_template_rules(given),
@@ -164,6 +166,8 @@ def _serials(nodes: Mapping[str, Any]) -> Iterator[Claim]:
             text = _part(body, "disk").get(key)
             if isinstance(text, str) and not set(text) & set("*?["):
                 yield Claim((key, text), name, f"disk's {key}", ("nodes", name, "disk", key))
+        for serial in dict.fromkeys(map(str, _listed(_part(body, "disk").get("serials")))):
+            yield Claim(("serial", serial), name, "disk's serial", ("nodes", name, "disk", "serials"))
 
 
 # The rules

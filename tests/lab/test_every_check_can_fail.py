@@ -41,7 +41,7 @@ WHAT_IS_INSTALLED = [
            after="systemctl restart dnsmasq"),
     edited("doors left open", "server", "/etc/nginx/conf.d/rackproof.conf", OPEN_DOORS,
            r"boot_files::test_boot_script_of_node\[node1\]", r"boot_files::test_stranger_gets_no_boot_script",
-           r"boot_files::test_stranger_gets_no_answer", after="nginx -t -q && systemctl reload nginx"),
+           r"boot_files::test_stranger_gets_no_install", after="nginx -t -q && systemctl reload nginx"),
     run("a truncated boot file", "server",
         "cp -p /usr/lib/ipxe/snponly.efi /root/kept && truncate -s -100 /usr/lib/ipxe/snponly.efi",
         "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_file_by_tftp"),
