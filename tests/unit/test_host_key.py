@@ -139,7 +139,9 @@ class Service:
 
 @pytest.fixture
 def run(ledger: Ledger) -> Run:
-    ledger.remember(Evidence("virtual", "server", "run-1", 0.0, 0.0, [], [], {"certificate": CERTIFICATE.facts}, {}))
+    ledger.remember(
+        Evidence("virtual", "server", "run-1", 0.0, 0.0, [], [], {"certificate": CERTIFICATE.facts}, {})
+    )
     return Run("virtual", "run-1", ledger, acting=frozenset(["install"]))
 
 
