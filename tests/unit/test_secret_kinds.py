@@ -201,8 +201,9 @@ def test_no_identity_and_a_wrong_one(sealed: Sealed) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hunter2", "age1hunter2", "AGE-SECRET-KEY-1HUNTER2", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2"],
-)
+    ["hunter2", "age1hunter2", "AGE-SECRET-KEY-1HUNTER2", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2",
+     "hunter2\udcff", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\udcff"],
+)  # fmt: skip
 def test_an_identity_that_is_none(text: str, sealed: Sealed) -> None:
     refused(
         sealed(VALUE), {"RACKPROOF_AGE_IDENTITY": text}, "^the age identity in RACKPROOF_AGE_IDENTITY is none"
