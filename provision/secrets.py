@@ -61,8 +61,11 @@ def _identities(lab: Lab, env: Mapping[str, str]) -> list[str]:
 
 def missing_secrets(lab: Lab, env: Mapping[str, str] = os.environ) -> list[Mistake]:
     """One mistake for each secret that is not there, or that cannot be used; never a value."""
-    found = _findings(lab, env)
-    return [Mistake(f"lab {lab.name}", None, _some(each.places), each.wrong) for each in found if each.wrong]
+    needed: dict[str, list[str]] = {}
+    for each in _findings(lab, env):
+        if each.wrong:
+            needed.setdefault(each.wrong, []).extend(each.places)
+    return [Mistake(f"lab {lab.name}", None, _some(places), wrong) for wrong, places in needed.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,10 @@ def _understood(identity: str, what: str) -> Any:
         if identity.startswith(_SSH):
             return pyrage.ssh.Identity.from_buffer(identity.encode())
         return pyrage.x25519.Identity.from_str(identity)
-    except pyrage.IdentityError as error:
+    except (pyrage.IdentityError, UnicodeError) as error:
         locked = "decrypted first" in str(error)
     why = "is locked by a passphrase, and nobody is there to type it" if locked else (
-        "is none: a line from age-keygen that begins with AGE-SECRET-KEY-1, or an OpenSSH private key"
+        "is none: a line from age-keygen that begins with AGE-SECRET-KEY-1, or OpenSSH's of ed25519 or RSA"
     )  # fmt: skip
     raise SecretMissing(f"{what} {why}")
 

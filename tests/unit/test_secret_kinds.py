@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from provision.inventory import age, load
 from provision.inventory.secret import KINDS
 from provision.inventory.systemd_credential import _of_file
-from provision.secrets import Secret, SecretMissing, revealed
+from provision.secrets import Secret, SecretMissing, missing_secrets, revealed
 
 ROOT = Path(__file__).parents[2]
 VALUE = "canary hunter2 #=é"
@@ -201,8 +201,9 @@ def test_no_identity_and_a_wrong_one(sealed: Sealed) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hunter2", "age1hunter2", "AGE-SECRET-KEY-1HUNTER2", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2"],
-)
+    ["hunter2", "age1hunter2", "AGE-SECRET-KEY-1HUNTER2", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2",
+     "hunter2\udcff", "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\udcff"],
+)  # fmt: skip
 def test_an_identity_that_is_none(text: str, sealed: Sealed) -> None:
     refused(
         sealed(VALUE), {"RACKPROOF_AGE_IDENTITY": text}, "^the age identity in RACKPROOF_AGE_IDENTITY is none"
@@ -309,6 +310,16 @@ def test_the_identity_is_struck_out_of_what_is_saved(
         str(mine): "age identity", "canary-root": f"age:{lab_file.parent}/secrets.age#ROOT",
     }  # fmt: skip
     assert str(mine) not in revealed(load(ROOT / "labs/virtual.yaml", env), env)
+
+
+def test_an_identity_that_cannot_be_used_is_told_once(lab_file: Path, sealed: Sealed, tmp_path: Path) -> None:
+    sealed("ROOT=canary-root\nBMC=canary-bmc\n")
+    lab_file.write_text(lab_file.read_text().replace("env:RACKPROOF_BMC_PASSWORD", "age:secrets.age#BMC"))
+    told = [
+        each.message for each in missing_secrets(load(lab_file, {}), {"RACKPROOF_AGE_IDENTITY": "hunter2"})
+    ]
+    assert len([message for message in told if "RACKPROOF_AGE_IDENTITY" in message]) == 1
+    assert "hunter2" not in str(told)
 
 
 PAGE = (ROOT / "docs/secrets.md").read_text()
