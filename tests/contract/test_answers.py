@@ -64,17 +64,17 @@ def disks(draw: st.DrawFn) -> Disk:
     levels = [level for level in LEAST_DISKS if kind == "zfs" or not level.startswith("raidz")]
     level = draw(st.sampled_from(levels))
     least = LEAST_DISKS[level]
-    listed = st.lists(DEVICES, min_size=least, max_size=8, unique=True)
-    chosen = draw(
-        SELECTED
-        | st.fixed_dictionaries({"devices": listed})
-        | SERIAL.map(lambda text: {"serials": [f"{text}{end}" for end in range(least + least % 2)]})
+    # An even number suits every level.
+    even = least + least % 2
+    devices = st.sampled_from([even, even + 2]).map(
+        lambda count: [f"sd{letter}" for letter in "abcdefgh"[:count]]
     )
-    if level == "raid10" and "devices" in chosen:
-        chosen["devices"] = chosen["devices"][: len(chosen["devices"]) // 2 * 2]
-    return Disk.model_validate(
-        {"filesystem": kind, "raid": level, kind: draw(ZFS if kind == "zfs" else BTRFS), **chosen}
+    serials = SERIAL.map(lambda text: [f"{text}{end}" for end in range(even)])
+    chosen: dict[str, Any] = draw(
+        SELECTED | st.fixed_dictionaries({"devices": devices}) | st.fixed_dictionaries({"serials": serials})
     )
+    options = draw(ZFS if kind == "zfs" else BTRFS)
+    return Disk.model_validate({"filesystem": kind, "raid": level, kind: options, **chosen})
 
 
 LOCALES = st.builds(
