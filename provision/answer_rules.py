@@ -32,7 +32,7 @@ def installer_refuses(faults: Iterable[Fault]) -> bool:
 
 def tool_refuses(faults: Iterable[Fault]) -> bool:
     """Whether `validate-answer` says that it found issues: it minds deprecated names, and knows no traps."""
-    return any(fault.weight != "trap" for fault in faults)
+    return any(fault.weight in ("refused", "deprecated") for fault in faults)
 
 
 def faults_of_toml(text: str | bytes, release: Release = NEWEST) -> list[Fault]:

@@ -18,7 +18,7 @@ from provision.inventory.install_rules import countries, time_zones
 from provision.inventory.models import KEYBOARDS, parse_mac
 
 Body = Mapping[str, Any]
-Weight = Literal["refused", "deprecated", "trap"]
+Weight = Literal["refused", "deprecated", "trap", "note"]
 
 LABEL = re.compile("[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 MAIL = re.compile(rf"[a-zA-Z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{LABEL.pattern}(\.{LABEL.pattern})*")
@@ -33,8 +33,9 @@ URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 class Fault:
     """One thing wrong at one place, such as `disk-setup.zfs.raid`.
 
-    `refused` by the installer, `deprecated` and so refused by the official tool alone, or a `trap`: the
-    installer takes it, and does something else than it says. No value of a secret is in `words`.
+    `refused` by the installer; `deprecated`, and so refused by the official tool alone; a `trap`, where the
+    installer does something else than the answer says; or a `note`, where there may be no better way to say
+    it. No value of a secret is in `words`.
     """
 
     place: str
@@ -269,7 +270,7 @@ def _count(own: str, level: str, count: int) -> Iterator[Fault]:
     elif (own, level) == ("zfs", "raid10") and count % 2:
         yield Fault(place, f"zfs raid10 needs an even number of disks, and {count} are listed")
     if count > 1:
-        yield Fault(place, "a listed disk that is not there is left out without a word", "trap")
+        yield Fault(place, "a listed disk that is not there is left out without a word", "note")
 
 
 def _alone(setup: Body, level: str) -> Iterator[Fault]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from provision import proxmox_answer
 from provision.answer_rules import faults_of_json, faults_of_toml
 from provision.answer_tool import objections
+from provision.answer_values import Fault
 from provision.certificate import Certificate
 from provision.errors import InventoryError, LabError, Mistake
 from provision.inventory import Lab, Node, Secret, SecretMissing, default_lab_file, load
@@ -50,10 +51,10 @@ def preview(lab: Lab, node: Node) -> Answer:
 
 def preview_json(lab: Lab, node: Node) -> str:
     """The same for installers from 9.2 on."""
-    return proxmox_answer.as_json(preview(lab, node), STRUCK, _judged(node.subscription))
+    return proxmox_answer.as_json(preview(lab, node), STRUCK, _readable(node.subscription))
 
 
-def _judged(key: Secret | None) -> Secret | None:
+def _readable(key: Secret | None) -> Secret | None:
     """The key where it can be read, so that it is judged; else a sample: a missing one is told elsewhere."""
     if key is None:
         return None
@@ -63,11 +64,15 @@ def _judged(key: Secret | None) -> Secret | None:
 
 
 def shown(lab: Lab, node: Node) -> str:
-    """The answer as people may read it: TOML, with all that the newest installers get, without a secret."""
+    """The answer as people may read it: TOML, with all that the newest installers get, without a secret.
+
+    What else is to be known about it stands below, as comments.
+    """
     answer = json.loads(preview_json(lab, node))
     for name, hidden in HIDDEN.items():
         answer[name] |= {key: word for key, word in hidden.items() if key in answer[name]}
-    return proxmox_answer.as_toml(answer)
+    notes = dict.fromkeys(f"# {fault}\n" for fault in _judged(lab, node) if fault.weight == "note")
+    return "".join([proxmox_answer.as_toml(answer), *notes])
 
 
 def faults(lab: Lab, node: Node) -> list[str]:
@@ -75,10 +80,14 @@ def faults(lab: Lab, node: Node) -> list[str]:
 
     Raises LabError when that tool gives no verdict.
     """
+    own = [str(fault) for fault in _judged(lab, node) if fault.weight != "note"]
+    return list(dict.fromkeys([*own, *objections(proxmox_answer.as_toml(preview(lab, node)))]))
+
+
+def _judged(lab: Lab, node: Node) -> list[Fault]:
     toml = proxmox_answer.as_toml(preview(lab, node))
     # TOML goes to installers before 9.2, which know less.
-    judged = [*faults_of_toml(toml, (9, 1)), *faults_of_json(preview_json(lab, node))]
-    return list(dict.fromkeys([*map(str, judged), *objections(toml)]))
+    return [*faults_of_toml(toml, (9, 1)), *faults_of_json(preview_json(lab, node))]
 
 
 def mistakes(lab: Lab, file: Path, only: Sequence[str] | None = None) -> list[Mistake]:

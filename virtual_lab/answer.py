@@ -241,11 +241,11 @@ class Zfs(_Table):
     """`disk-setup.zfs`."""
 
     raid: Annotated[str, _known(_LEAST_DISKS.__contains__, "unknown ZFS RAID level {!r}"), _LOWERED]
-    ashift: int = Field(default=12, ge=9, le=16)
+    ashift: int | None = Field(default=None, ge=9, le=16)
     arc_max: int | None = Field(default=None, ge=64)
-    checksum: Literal["on", "fletcher4", "sha256"] = "on"
-    compress: Literal["on", "off", "lzjb", "lz4", "zle", "gzip", "zstd"] = "on"
-    copies: int = Field(default=1, ge=1, le=3)
+    checksum: Literal["on", "fletcher4", "sha256"] | None = None
+    compress: Literal["on", "off", "lzjb", "lz4", "zle", "gzip", "zstd"] | None = None
+    copies: int | None = Field(default=None, ge=1, le=3)
     hdsize: Gib | None = None
 
 
@@ -253,7 +253,7 @@ class Btrfs(_Table):
     """`disk-setup.btrfs`."""
 
     raid: Annotated[str, _known(_BTRFS_RAID.__contains__, "unknown BTRFS RAID level {!r}"), _LOWERED]
-    compress: Literal["on", "off", "zlib", "lzo", "zstd"] = "off"
+    compress: Literal["on", "off", "zlib", "lzo", "zstd"] | None = None
     hdsize: Gib | None = None
 
 
@@ -273,7 +273,7 @@ class DiskSetup(_Table):
     filesystem: Literal["ext4", "xfs", "zfs", "btrfs"]
     disk_list: tuple[str, ...] = Field(default=(), strict=False)
     filter: dict[str, Glob] = Field(default_factory=dict)
-    filter_match: Literal["any", "all"] = "any"
+    filter_match: Literal["any", "all"] | None = None
     zfs: Zfs | None = None
     lvm: Lvm | None = None
     btrfs: Btrfs | None = None

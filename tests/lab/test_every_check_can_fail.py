@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from provision import answer_tool
 from provision.state import home
 from tests.lab.conftest import Lab
 from tests.lab.planting import Fault, edited, judge, lying, never_caught, planted, run, settle, way
@@ -263,6 +266,16 @@ def test_a_pending_network_boot_is_caught(lab: Lab) -> None:
             lab, "10.10.1.11", {"BootSourceOverrideTarget": "None", "BootSourceOverrideEnabled": "Disabled"}
         )
     judge(caught, [(r"bmc::test_network_boot_was_used_up\[node1\]",)])
+
+
+def test_an_answer_that_the_official_tool_minds_is_caught(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / answer_tool.TOOL
+    tool.write_text("#!/bin/sh\necho 'unknown field `bogus`' >&2\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    judge(lab.verify("-k", "answer"), [(r"answer::test_installer_takes_it\[node[1-4]\]",)])
 
 
 def test_no_check_is_left_without_a_fault(lab: Lab) -> None:

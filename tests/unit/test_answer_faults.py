@@ -132,7 +132,6 @@ def test_what_several_keys_break_together_is_told_at_one_place(changes: dict[str
         ({**raid("zfs", "raid0"), "disk-setup/filter-match": "all"}, "disk-setup.filter-match"),
         ({"disk-setup/filter/ID_WWN": "0x*"}, "disk-setup.filter"),
         ({"network/filter/INTERFACE": "eno1"}, "network.filter"),
-        ({**raid("zfs", "raid1"), **listed("sda", "sdb")}, "disk-setup.disk-list"),
         ({**raid("zfs", "raid1"), "disk-setup/filter": {"ID_WWN": "0x1"}}, "disk-setup.filter"),
         (listed("/dev/disk/by-id/wwn-0x1"), "disk-setup.disk-list.0"),
         ({f"{PIN}": {"enabled": False}}, "network.interface-name-pinning.enabled"),
@@ -150,6 +149,12 @@ def test_a_trap_is_told_and_refused_by_nobody(changes: dict[str, Any], at: str) 
     assert [(fault.place, fault.weight) for fault in found] == [(at, "trap")]
     assert (installer_refuses(found), tool_refuses(found)) == (False, False)
     assert str(found[0]).endswith("(trap)")
+
+
+def test_what_may_have_no_better_way_is_a_note() -> None:
+    (note,) = faults({**raid("zfs", "raid1"), **listed("sda", "sdb")})
+    assert (note.place, note.weight) == ("disk-setup.disk-list", "note")
+    assert (installer_refuses([note]), tool_refuses([note])) == (False, False)
 
 
 def test_old_names_are_minded_by_the_official_tool_alone() -> None:

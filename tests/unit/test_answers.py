@@ -199,6 +199,14 @@ def test_what_is_shown_holds_no_secret(lab: Lab, monkeypatch: pytest.MonkeyPatch
     assert answers.faults(lab, lab.nodes["node1"]) == []
 
 
+def test_a_note_is_shown_and_stops_nothing(tmp_path: Path) -> None:
+    lab = inventory.load(written(tmp_path, "{devices: [sda, sdb], filesystem: zfs, raid: raid0}"), {})
+    node = lab.nodes["node1"]
+    last = answers.shown(lab, node).splitlines()[-1]
+    assert last == "# disk-setup.disk-list: a listed disk that is not there is left out without a word (note)"
+    assert answers.faults(lab, node) == []
+
+
 def test_a_subscription_key_of_another_product_is_told_and_not_shown(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
