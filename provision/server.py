@@ -99,7 +99,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
         "packages": _install_packages(server, facts, lab.deadlines.server),
         "user rackproof": _add_user(server, facts),
         "Python packages": _install_python_packages(server, facts, lab.deadlines.server),
-        **{f"media {name}": _upload(server, name, media) for name, media in lab.media.items()},
+        **_bring_media(lab, server, run),
     }
     shown, prepared["certificate"] = certificate.ensure(lab, server)
     if any(prepared.values()):
@@ -186,6 +186,14 @@ def _install_python_packages(server: Remote, facts: Facts, timeout: float) -> bo
     server.check(pip, timeout=timeout)
     server.check(_script(PIP, PACKAGES, digest), stdin=REQUIREMENTS, timeout=timeout)
     return True
+
+
+def _bring_media(lab: Lab, server: Remote, run: Run) -> dict[str, bool]:
+    """Have every installer's files on the server; whether one was sent, by operating system."""
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    with images.ready(lab, lambda text: run.say("image", text, step="server")):
+        return {f"media {name}": _upload(server, name, media) for name, media in lab.media.items()}
 
 
 def _upload(server: Remote, name: str, media: InstallMedia) -> bool:
@@ -379,7 +387,8 @@ def _media(lab: Lab) -> dict[str, dict[str, int]]:
 
 def _files_of(system: str, media: InstallMedia) -> dict[str, Path]:
     names = medium(system)
-    return {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
+    files = {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
+    return files | ({names.combined: media.combined} if media.combined else {})
 
 
 def _script(script: str, *arguments: str) -> str:
