@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from provision.errors import LabError
-from provision.images.cache import Cache, Entry, share
+from provision.images.cache import Cache
 from provision.images.download import Download, Order, digest, in_words
 from provision.images.iso import Unusable
 from provision.images.preparation import differing, examine, is_prepared, manifest, prepare
-from provision.inventory import InstallImage, InstallMedia, Lab
+from provision.inventory import Lab
 from provision.wait import Deadline
 
 __all__ = [
@@ -44,36 +44,46 @@ def ready(lab: Lab, tell: Tell, *, given: Sequence[Path] = ()) -> Iterator[None]
     """
     cache = kept_for(lab)
     with ExitStack() as using:
-        for system, image in lab.images.items():
-            media, deadline = lab.media[system], Deadline(lab.deadlines.images)
-
-            def say(line: str, system: str = system) -> None:
-                tell(f"{system}: {line}")
-
-            def done(media: InstallMedia = media) -> bool:
-                return is_prepared(media)
-
-            lock = using.enter_context(cache.held(image.sha256, done, deadline, say))
-            if not done():
-                _Making(cache, system, image, deadline, say).make(media, given)
-            share(lock)
+        for system in lab.images:
+            using.enter_context(_Installer(cache, lab, system, tell).ready(given))
         yield
 
 
-class _Making:
-    """One image on its way from its address to its prepared files; its entry is held."""
+class _Installer:
+    """One image on its way from its address to its prepared files."""
 
-    def __init__(self, cache: Cache, system: str, image: InstallImage, deadline: Deadline, say: Tell) -> None:
-        self._cache, self._system, self._image = cache, system, image
-        self._deadline, self._say = deadline, say
-        self._entry: Entry = cache.entry(image.sha256)
+    def __init__(self, cache: Cache, lab: Lab, system: str, tell: Tell) -> None:
+        self._cache, self._system, self._tell = cache, system, tell
+        self._image, self._media = lab.images[system], lab.media[system]
+        self._entry = cache.entry(self._image.sha256)
+        self._deadline = Deadline(lab.deadlines.images)
 
-    def make(self, media: InstallMedia, given: Sequence[Path]) -> None:
+    @contextmanager
+    def ready(self, given: Sequence[Path]) -> Iterator[None]:
+        with self._held():
+            # Another process may have made it while this one waited.
+            if self._is_missing():
+                self._make(given)
+        with self._held():
+            if self._is_missing():
+                raise LabError(f"the image of {self._system} was removed by another process: run this again")
+            yield
+
+    def _held(self) -> AbstractContextManager[None]:
+        return self._cache.held(self._image.sha256, self._is_missing, self._deadline, self._say)
+
+    def _is_missing(self) -> bool:
+        return not is_prepared(self._media)
+
+    def _say(self, line: str) -> None:
+        self._tell(f"{self._system}: {line}")
+
+    def _make(self, given: Sequence[Path]) -> None:
         try:
             self._sweep()
             if not self._entry.iso.exists() and not any(self._taken(path) for path in given):
                 self._download()
-            self._prepare(media)
+            self._prepare()
         except Unusable:
             # The file has its checksum: another look at it would find the same.
             shutil.rmtree(self._entry.folder)
@@ -104,11 +114,11 @@ class _Making:
             self._room(image.size - download.have)
         download.fetch(self._entry.iso)
 
-    def _prepare(self, media: InstallMedia) -> None:
+    def _prepare(self) -> None:
         self._cache.make_room(self._made_of(self._entry.iso.stat().st_size))
         self._say("preparing kernel, initrd and ISO")
-        prepare(self._system, self._entry.iso, media, self._deadline)
-        about = manifest(media.vmlinuz.parent)
+        prepare(self._system, self._entry.iso, self._media, self._deadline)
+        about = manifest(self._media.vmlinuz.parent)
         self._say(f"{about['product']} {about['release']} is ready, prepared by {about['prepared_by']}")
 
     def _room(self, more: int) -> None:

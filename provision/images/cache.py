@@ -93,28 +93,25 @@ class Cache:
 
     @contextmanager
     def held(
-        self, sha256: str, is_ready: Callable[[], bool], deadline: Deadline, tell: Callable[[str], None]
-    ) -> Iterator[IO[str]]:
-        """Hold an entry: alone, or with others that use it when it `is_ready`. Raises GaveUp at the deadline.
+        self, sha256: str, is_missing: Callable[[], bool], deadline: Deadline, tell: Callable[[str], None]
+    ) -> Iterator[None]:
+        """Hold an entry: alone while it `is_missing`, else with others that use it, too. Nobody removes it.
 
-        While it is held nobody removes it.
+        Raises GaveUp at the deadline.
         """
-        (self.folder / sha256).mkdir(parents=True, exist_ok=True)
         told: list[str] = []
 
         def look() -> IO[str] | NotYet:
-            lock = self._lock(sha256, fcntl.LOCK_SH if is_ready() else fcntl.LOCK_EX)
-            if lock is not None:
-                return lock
-            if not told:
+            lock = self._lock(sha256, fcntl.LOCK_EX if is_missing() else fcntl.LOCK_SH)
+            if lock is None and not told:
                 told.append("waiting: another process is at work on it")
                 tell(told[0])
-            return NotYet("another process was still at work on it")
+            return lock or NotYet("another process was still at work on it")
 
-        with Patience(deadline.remaining, first=0.1).until(f"image {sha256[:12]}… to be free", look) as lock:
+        with Patience(deadline.remaining, first=0.1).until(f"image {sha256[:12]}… to be free", look):
             (self.folder / sha256).mkdir(exist_ok=True)
             os.utime(self.folder / sha256)
-            yield lock
+            yield
 
     def make_room(self, needed: int) -> None:
         """Have `needed` bytes more: below the limit, as far as others can go, and on the disk.
@@ -158,8 +155,3 @@ class Cache:
             lock.close()
             return None
         return lock
-
-
-def share(lock: IO[str]) -> None:
-    """Let others use, too, what is held: it is ready, and nobody removes it as long as anybody uses it."""
-    fcntl.flock(lock, fcntl.LOCK_SH)

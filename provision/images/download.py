@@ -89,8 +89,8 @@ class Download:
             try:
                 self._whole(address)
             except _GivesNot as error:
-                failed[address] = str(error)
-                self.tell(f"{address}: {error}")
+                failed[shown(address)] = str(error)
+                self.tell(f"{shown(address)}: {error}")
             else:
                 _settle(self.part, target)
                 return
@@ -111,7 +111,9 @@ class Download:
             return
         self.drop()
         if self.mixed:
-            self.tell(f"{address}: with what was there already the checksum is wrong; from the beginning")
+            self.tell(
+                f"{shown(address)}: with what was there already the checksum is wrong; from the beginning"
+            )
             self._all_of(address)
             if self._is_right():
                 return
@@ -121,7 +123,7 @@ class Download:
     def _all_of(self, address: str) -> None:
         source = _Source(self, address)
         patience = Patience(self.deadline.remaining, first=0.5, most=8.0, sleep=self.sleep)
-        patience.until(f"download of {address}", source.read_on)
+        patience.until(f"download of {shown(address)}", source.read_on)
 
     @property
     def have(self) -> int:
@@ -223,7 +225,7 @@ class _Source:
         if have > (goal or LARGEST):
             raise _GivesNot(f"it sends more than the {goal or LARGEST} bytes of the file")
         if self._of.deadline.expired:
-            message = f"download of {self._address}: not done within {self._of.deadline.seconds:g} s"
+            message = f"download of {shown(self._address)}: not done within {self._of.deadline.seconds:g} s"
             of = f" of {in_words(goal)}" if goal else ""
             raise GaveUp(message, last_seen=f"{in_words(have)}{of} are here")
 
@@ -256,6 +258,11 @@ class _Progress:
             of = f"{in_words(have)} of {in_words(self._goal)}" if self._goal else in_words(have)
             self._tell(f"{of} from {self._host}")
         self._told = step
+
+
+def shown(address: str) -> str:
+    """An address as it may be told: without its query, in which some mirrors have a key."""
+    return urlsplit(address)._replace(query="", fragment="").geturl()
 
 
 def digest(path: Path) -> str:

@@ -152,12 +152,14 @@ def test_the_next_mirror_goes_on_where_one_failed(mirror: Begin, fetched: Fetche
 
 def test_each_kind_of_failure_is_told_by_its_address(mirror: Begin, fetched: Fetched) -> None:
     lame, nothing = mirror(status=503), unreachable()
+    keyed = f"{unreachable()}?key=secret"
     other, small, gone = mirror(OTHER), mirror(CONTENT[:-1]), mirror(status=404)
     with pytest.raises(LabError, match=f"no address gave the file with sha256 {SHA256}") as failed:
-        fetched.fetch(lame, nothing, other, small, gone, size=len(CONTENT))
+        fetched.fetch(lame, nothing, keyed, other, small, gone, size=len(CONTENT))
     assert (failed.value.last_seen or "").splitlines() == [
         f"{lame.url}: it answered 503 Service Unavailable; 0 bytes are here, and no more after 3 tries",
         f"{nothing}: the connection was refused; 0 bytes are here, and no more after 3 tries",
+        f"{keyed.partition('?')[0]}: the connection was refused; 0 bytes are here, and no more after 3 tries",
         f"{other.url}: it gave another file: its checksum is not {SHA256[:12]}…",
         f"{small.url}: its file has 2999999 bytes, and the lab file says 3000000",
         f"{gone.url}: it answered 404 Not Found",
