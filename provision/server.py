@@ -86,9 +86,12 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     program refuses its rendered configuration (nothing was replaced then), or when a service does not
     start with it (the old files are back then).
     """
-    found = survey(lab, server)
-    prepared = found.preparations
-    _prepare(server, found, lab.deadlines.server)
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    with images.ready(lab, lambda text: run.say("image", text, step="server")):
+        found = survey(lab, server)
+        prepared = found.preparations
+        _prepare(server, found, lab.deadlines.server)
     if any(prepared.values()):
         found = _surveyed_again(lab, server)
     changing = found.changing

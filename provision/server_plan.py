@@ -13,6 +13,7 @@ from typing import Any
 from provision.boot_service.hands_config import hands_config
 from provision.certificate import CERTIFICATE, KEY, Certificate
 from provision.inventory import Lab
+from provision.inventory.images import COMBINED
 from provision.render import render
 from provision.server_facts import STATE, Facts, Unit
 
@@ -124,6 +125,7 @@ class Medium:
     vmlinuz: str = "vmlinuz"
     initrd: str = "initrd.img"
     iso: str = "proxmox.iso"
+    combined: str = COMBINED
 
 
 def medium(system: str) -> Medium:

@@ -35,6 +35,7 @@ from provision.inventory.disk_options import (
     names_one,
     serials_fault,
 )
+from provision.inventory.images import COMBINED
 from provision.inventory.inline import has_login
 from provision.inventory.secret import Secret, absolute
 
@@ -256,7 +257,7 @@ def _mail(text: str) -> str:
 
 def _without_login(given: object) -> object:
     if isinstance(given, str) and has_login(given):
-        raise ValueError("has a log-in in it; a secret must not stand in the lab file")
+        raise ValueError("has a log-in in it, which must not stand in the lab file; use an address that needs none")
     return given
 
 
@@ -655,6 +656,16 @@ class Image(Part):
     sha256: Sha256
 
 
+class InstallImage(Image):
+    """An installer's ISO as its makers publish it; `size` in bytes.
+
+    `grub` asks for one more file: the initrd with the ISO inside, for nodes that GRUB starts.
+    """
+
+    size: Annotated[int, Field(ge=1)] | None = None
+    grub: bool = False
+
+
 class Template(Part):
     """A VM template; memory in MiB, disk in GiB, `cloud_init` the text of further cloud-config."""
 
@@ -691,6 +702,7 @@ class Deadlines(Part):
     join: Seconds = 180.0
     ceph: Seconds = 1200.0
     templates: Seconds = 1800.0
+    images: Seconds = 7200.0
 
 
 def _isos(folder: Path) -> list[Path]:
@@ -710,12 +722,14 @@ class InstallMedia(Part):
     """Kernel, initrd and prepared ISO of an installer; in a lab file the folder that holds the three.
 
     The file names are those that `proxmox-auto-install-assistant prepare-iso --pxe` leaves, or those of
-    Ubuntu's netboot files and of casper/ in its ISO.
+    Ubuntu's netboot files and of casper/ in its ISO. `combined` is the initrd with the ISO inside, which
+    GRUB starts.
     """
 
     vmlinuz: FilePath
     initrd: FilePath
     iso: FilePath
+    combined: FilePath | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -728,6 +742,7 @@ class InstallMedia(Part):
             "vmlinuz": _first_of(folder, "vmlinuz", "linux"),
             "initrd": _first_of(folder, "initrd.img", "initrd"),
             "iso": isos[0] if len(isos) == 1 else folder / "proxmox.iso",
+            "combined": folder / COMBINED if (folder / COMBINED).exists() else None,
         }
 
 
@@ -775,6 +790,7 @@ class Lab(Part):
     templates: dict[Annotated[int, Field(ge=100, le=999_999_999)], Template] = {}
     deadlines: Deadlines = Deadlines()
     media: dict[System, InstallMedia] = {}
+    images: dict[System, InstallImage] = {}
     people: dict[Account, Person] = {}
 
     @property

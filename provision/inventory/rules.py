@@ -63,6 +63,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_ceph_rules(given, nodes),
         *_template_rules(given),
         *(_told(place, message) for place, message in inline.private_keys(given)),
+        *_installer_rules(found.data),
     ]
     return [_placed(found, *mistake) for mistake in told]
 
@@ -266,15 +267,26 @@ def _template_storage(at: Place, body: Mapping[str, Any], given: Mapping[str, An
 
 
 def _image_rules(at: Place, image: Mapping[str, Any]) -> Iterator[Told]:
-    places = [
-        (*at, "image", "url"),
-        *((*at, "image", "mirrors", str(i)) for i in range(len(_listed(image.get("mirrors"))))),
-    ]
-    for place, url in zip(places, [image.get("url"), *_listed(image.get("mirrors"))], strict=True):
+    for place, url in _addresses_of((*at, "image"), image):
         if PurePosixPath(urlsplit(str(url)).path).suffix.lower() in COMPRESSED:
             yield _told(
                 place, f'"{url}" is packed; Proxmox imports a disk image as it is: qcow2, raw or vmdk'
             )
+
+
+def _installer_rules(written: Mapping[str, Any]) -> Iterator[Told]:
+    media = _part(written, "media")
+    for system, image in _mappings(written.get("images")):
+        at = ("images", system)
+        if system in media:
+            yield _told(at, f'"{system}" has its files under media already: keep one', ("media", system))
+        if image.get("grub") and not system.startswith("proxmox"):
+            yield _told((*at, "grub"), f"is for Proxmox alone: {system} fetches its ISO by itself")
+
+
+def _addresses_of(at: Place, image: Mapping[str, Any]) -> Iterator[tuple[Place, object]]:
+    yield (*at, "url"), image.get("url")
+    yield from (((*at, "mirrors", str(i)), url) for i, url in enumerate(_listed(image.get("mirrors"))))
 
 
 def _cloud_init_mistake(text: str) -> str | None:
