@@ -23,12 +23,18 @@ if TYPE_CHECKING:
     from provision.redfish import Board
 
 
+PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
+NOT_PROXMOXS = frozenset({"ubuntu"})
+"""Marks of checks that only nodes of Proxmox have, and that they have not."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test case of a check for every node, pair, network, link or name it asks for."""
     session = metafunc.config.stash.get(SESSION, None)
     if session is None:
         return
-    lab, names, wanted = session.written, session.node_names, set(metafunc.fixturenames)
+    lab, wanted = session.written, set(metafunc.fixturenames)
+    names = [name for name in session.node_names if _concerns(metafunc, lab.nodes[name])]
     if {"node", "peer"} <= wanted:
         pairs = list(permutations(names, 2))
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
@@ -50,6 +56,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         _spread(metafunc, "record", records, [name for name, _ in records])
 
 
+def _concerns(metafunc: pytest.Metafunc, node: Node) -> bool:
+    """Whether a check is one of this node: what belongs to a system or to a cluster is not of all."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    return not marks & (NOT_PROXMOXS if node.is_proxmox else PROXMOXS)
+
+
 def _spread(
     metafunc: pytest.Metafunc, names: str | tuple[str, ...], values: Sequence[object], ids: list[str]
 ) -> None:
@@ -67,7 +79,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("provision")
             item.add_marker("verify")
     lab = session.written
+    systems = {node.is_proxmox for node in lab.nodes.values()}
     absent = {
+        "proxmox": True not in systems, "ubuntu": False not in systems,
         "wan": lab.server.wan is None, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,

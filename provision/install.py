@@ -114,8 +114,8 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
         seen = _follow_phases(lab, run, name)
     machines.forget(name)
     installed = seen["installed"]
-    host_keys = list(installed.facts.get("ssh_host_keys", []))
     start = seen["permitted"]
+    host_keys = _host_keys(run, name, start)
     return {
         "nonce": start.facts["nonce"],
         "permitted": start.time,
@@ -136,6 +136,13 @@ def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
         # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
         # looked for from the leave on, not from the phase before.
     return seen
+
+
+def _host_keys(run: Run, name: str, start: Event) -> list[str]:
+    """The node's host keys as its installer reported them: Proxmox's in the end, Ubuntu's before it."""
+    events = (event for event in run.events if event.node == name and event.seq > start.seq)
+    told = [event.facts["ssh_host_keys"] for event in events if event.facts.get("ssh_host_keys")]
+    return list(told[0]) if told else []
 
 
 def _permitted(run: Run, name: str) -> Event:
@@ -171,10 +178,12 @@ def _reached(phase: str, events: Sequence[Event]) -> Event | None:
 
 
 def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
+    phase = "the installation"
     for event in events:
+        phase = "first boot" if event.kind in ("installed", "first-boot") else phase
         if event.kind == "failed":
             log = str(event.facts.get("log", "")).strip().splitlines()[-3:]
-            raise LabError(f"first boot failed: {event.text}", node=name, last_seen="\n".join(log) or None)
+            raise LabError(f"{phase} failed: {event.text}", node=name, last_seen="\n".join(log) or None)
 
 
 def _likely(run: Run, name: str, phase: str) -> str:
