@@ -53,10 +53,11 @@ def test_host_key_is_no_other_nodes(
 def test_authorized_keys_are_exactly_the_labs(
     host: Host, node: Node, lab: Lab, host_named: Callable[[str], Host]
 ) -> None:
-    """Root lets in the keys of the lab file and the cluster's own nodes, and nobody else."""
+    """Root lets in the keys of the lab file, on Proxmox those of all such nodes, and nobody else."""
     found = keys_of(host.check_output("cat /root/.ssh/authorized_keys"))
     asked = keys_of("\n".join(node.ssh_keys))
-    own = keys_of("\n".join(host_named(name).check_output("cat /root/.ssh/id_*.pub") for name in lab.nodes))
+    peers = lab.proxmox.nodes if node.is_proxmox else ()
+    own = keys_of("\n".join(host_named(name).check_output("cat /root/.ssh/id_*.pub") for name in peers))
     assert found == asked | own
 
 

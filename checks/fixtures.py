@@ -23,20 +23,27 @@ if TYPE_CHECKING:
     from provision.redfish import Board
 
 
+PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
+NOT_PROXMOXS = frozenset({"ubuntu"})
+"""Marks of checks that only nodes of Proxmox have, and that they have not."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test case of a check for every node, pair, network, link or name it asks for."""
     session = metafunc.config.stash.get(SESSION, None)
     if session is None:
         return
-    lab, names, wanted = session.written, session.node_names, set(metafunc.fixturenames)
+    lab, wanted = session.written, set(metafunc.fixturenames)
+    names = [
+        name for name in session.node_names if name in lab.nodes and _concerns(metafunc, lab.nodes[name])
+    ]
     if {"node", "peer"} <= wanted:
         pairs = list(permutations(names, 2))
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
     elif "node" in wanted:
         _spread(metafunc, "node", names, names)
     if "asked_node" in wanted:
-        proxmox = [name for name in names if name in lab.nodes and lab.nodes[name].is_proxmox]
-        _spread(metafunc, "asked_node", proxmox, proxmox)
+        _spread(metafunc, "asked_node", names, names)
     if "network" in wanted:
         _spread(metafunc, "network", list(lab.networks), list(lab.networks))
     if "link" in wanted:
@@ -51,6 +58,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "record" in wanted:
         records = list(dns_records(lab).items())
         _spread(metafunc, "record", records, [name for name, _ in records])
+
+
+def _concerns(metafunc: pytest.Metafunc, node: Node) -> bool:
+    """Whether a check is one of this node: what belongs to a system or to a cluster is not of all."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    return not marks & (NOT_PROXMOXS if node.is_proxmox else PROXMOXS)
 
 
 def _spread(
@@ -70,11 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("provision")
             item.add_marker("verify")
     lab = session.written
+    systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}
     absent = {
+        "proxmox": True not in systems, "ubuntu": False not in systems,
         "wan": lab.server.wan is None, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
-        "proxmox": not any(lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes),
     }  # fmt: skip
     needless = [
         item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)

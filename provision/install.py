@@ -123,7 +123,7 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
         seen = _follow_phases(lab, run, name)
     machines.forget(name)
     start, installed = seen["permitted"], seen["installed"]
-    host_keys = _host_keys(start, installed)
+    host_keys = _host_keys(run, name, start)
     return {
         "nonce": start.facts["nonce"],
         "permitted": start.time,
@@ -135,11 +135,6 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
     }
 
 
-def _host_keys(permitted: Event, installed: Event) -> list[str]:
-    """What the node must show: the key that was made for it, else those that its installer reported."""
-    return list(permitted.facts.get("ssh_host_keys") or installed.facts.get("ssh_host_keys", []))
-
-
 def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
     start = _permitted(run, name)
     seen, after = {"permitted": start}, start.seq
@@ -149,6 +144,16 @@ def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
         # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
         # looked for from the leave on, not from the phase before.
     return seen
+
+
+def _host_keys(run: Run, name: str, start: Event) -> list[str]:
+    """What the node must show: the key made for it, told with its leave, else its installer's.
+
+    Proxmox's installer reports them in the end, Ubuntu's before it.
+    """
+    events = (event for event in run.events if event.node == name and event.seq >= start.seq)
+    told = [event.facts["ssh_host_keys"] for event in events if event.facts.get("ssh_host_keys")]
+    return list(told[0]) if told else []
 
 
 def _permitted(run: Run, name: str) -> Event:
@@ -184,10 +189,12 @@ def _reached(phase: str, events: Sequence[Event]) -> Event | None:
 
 
 def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
+    phase = "the installation"
     for event in events:
+        phase = "first boot" if event.kind in ("installed", "first-boot") else phase
         if event.kind == "failed":
             log = str(event.facts.get("log", "")).strip().splitlines()[-3:]
-            raise LabError(f"first boot failed: {event.text}", node=name, last_seen="\n".join(log) or None)
+            raise LabError(f"{phase} failed: {event.text}", node=name, last_seen="\n".join(log) or None)
 
 
 def _likely(run: Run, name: str, phase: str) -> str:

@@ -202,7 +202,10 @@ class Session:
 
     def _is_done(self, evidence: Evidence | None) -> bool:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
-        return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
+        if evidence is None or not evidence.nodes:
+            return evidence is not None
+        theirs = self.written.nodes if evidence.step in ("power", "install") else self.written.proxmox.nodes
+        return set(self.node_names) & theirs.keys() <= evidence.nodes.keys()
 
     def blame(self, item: pytest.Item, error: BaseException) -> None:
         """Note which machines a failed test names: by its error, else by its case, else those asked first."""

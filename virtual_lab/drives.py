@@ -27,7 +27,7 @@ def system_asked_for(node: Node) -> dict[str, str]:
 
 def osds_asked_for(lab: Lab, node: Node) -> Iterator[dict[str, str]]:
     """The node's disks for Ceph, by the kernel names that the system's disk leaves free."""
-    if lab.ceph is None:
+    if lab.ceph is None or not node.is_proxmox:
         return
     own = node.disk.device or SYSTEM_DEVICE
     free = (f"sd{letter}" for letter in ascii_lowercase if f"sd{letter}" != own)

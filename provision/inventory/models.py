@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory import ubuntu
 from provision.inventory.disk_options import (
     Btrfs,
     Lvm,
@@ -257,7 +258,7 @@ def _mail(text: str) -> str:
 
 def _without_login(given: object) -> object:
     if isinstance(given, str) and has_login(given):
-        raise ValueError("has a log-in in it, which must not stand in the lab file; use an address that needs none")
+        raise ValueError("has a log-in in it; it must not stand in the lab file: use an address without")
     return given
 
 
@@ -526,6 +527,8 @@ class Node(Part):
     interface_names: dict[PinnedName, Mac] = {}
     reboot_on_error: bool = False
     subscription: Secret | None = None
+    storage_layout: ubuntu.Layout = "direct"
+    packages: Annotated[tuple[ubuntu.Package, ...], AfterValidator(_distinct), BeforeValidator(_list)] = ()
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
@@ -633,7 +636,7 @@ class CephFs(Part):
 class Ceph(Part):
     """Ceph as asked for; `public`, `cluster` are network names, `monitors`, `managers` node names.
 
-    Empty `monitors` and `managers` mean the first three and the first two nodes.
+    Empty `monitors` and `managers` mean the first three and the first two nodes of Proxmox.
     """
 
     release: Literal["squid", "tentacle"]
@@ -804,6 +807,12 @@ class Lab(Part):
         return any(person.role == "operator" for person in self.people.values())
 
     @property
+    def proxmox(self) -> Lab:
+        """The lab without the nodes of another system: its cluster, Ceph and templates know none of them."""
+        nodes = {name: node for name, node in self.nodes.items() if node.is_proxmox}
+        return self.model_copy(update={"nodes": nodes})
+
+    @property
     def link_networks(self) -> list[Network]:
         """The networks of the cluster's links, link 0 first; none without a cluster."""
         return [self.networks[name] for name in self.cluster.links] if self.cluster else []
@@ -813,7 +822,7 @@ class Lab(Part):
         """The Ceph asked for, with the nodes of daemons that the lab file leaves to their defaults."""
         if self.ceph is None:
             return None
-        ceph, nodes = self.ceph, tuple(self.nodes)
+        ceph, nodes = self.ceph, tuple(self.proxmox.nodes)
         cephfs = ceph.cephfs and ceph.cephfs.model_copy(update={"mds": ceph.cephfs.mds or nodes[:2]})
         said = {"monitors": ceph.monitors or nodes[:3], "managers": ceph.managers or nodes[:2]}
         return ceph.model_copy(update={**said, "cephfs": cephfs})

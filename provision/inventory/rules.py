@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
-from provision.inventory import inline
+from provision.inventory import inline, ubuntu
 from provision.inventory.document import Document, Place
 from provision.inventory.install_rules import install_rules
 from provision.inventory.models import (
@@ -371,17 +371,25 @@ def _nic_rules(name: str, body: Mapping[str, Any], networks: Mapping[str, Any]) 
 
 def _system_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
     """What a node can only do with Proxmox, and what only Proxmox's installer can do."""
-    needing = [part for part in ("cluster", "ceph", "templates") if given.get(part)]
+    for part in ("cluster", "ceph", "templates"):
+        if nodes and given.get(part) and not _of_proxmox(nodes):
+            yield _told((part,), "needs nodes with proxmox-9, and this lab has none")
     for name, body in nodes.items():
-        system, disk, at = str(body.get("os", "")), _part(body, "disk"), ("nodes", name)
-        if not system.startswith("ubuntu"):
-            continue
-        if needing:
-            yield _told((*at, "os"), f'"{system}" cannot be: {needing[0]} needs proxmox-9', (needing[0],))
-        if disk.get("filesystem", "ext4") != "ext4":
-            yield _told((*at, "disk", "filesystem"), f'"{disk["filesystem"]}" is not for {system}: only ext4')
-        if disk.get("wwn"):
-            yield _told((*at, "disk", "wwn"), f"{system} finds no disk by its WWN; give serial or model")
+        disk, at = _part(body, "disk"), ("nodes", name)
+        for key in () if _is_ubuntu(body) else ubuntu.KEYS:
+            if key in body:
+                yield _told((*at, key), f"is for Ubuntu; {name} has {body.get('os')}", (*at, "os"))
+        if _is_ubuntu(body) and disk.get("filesystem", "ext4") != "ext4":
+            wrong = f'"{disk["filesystem"]}" is not for {body["os"]}: only ext4'
+            yield _told((*at, "disk", "filesystem"), wrong)
+
+
+def _is_ubuntu(body: Mapping[str, Any]) -> bool:
+    return str(body.get("os", "")).startswith("ubuntu")
+
+
+def _of_proxmox(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body for name, body in nodes.items() if not _is_ubuntu(body)}
 
 
 def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
@@ -400,14 +408,14 @@ def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterat
 def _network_of_all(
     place: Place, name: object, given: Mapping[str, Any], nodes: Mapping[str, Any]
 ) -> Iterator[Told]:
-    """The name must be that of a network in which every node has an address."""
+    """The name must be that of a network in which every node of Proxmox has an address."""
     networks = _part(given, "networks")
     if not isinstance(name, str) or not networks:
         return
     if name not in networks:
         yield _told(place, f'"{name}" is not a network of this lab{did_you_mean(name, networks)}')
         return
-    without = [node for node, body in nodes.items() if name not in _part(body, "addresses")]
+    without = [node for node, body in _of_proxmox(nodes).items() if name not in _part(body, "addresses")]
     for node in without:
         yield _told(("nodes", node), f"has no address in {name}, which {'.'.join(place[:2])} needs", place)
 
@@ -416,8 +424,8 @@ def _ceph_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[
     ceph = _part(given, "ceph")
     if not ceph:
         return
-    if len(nodes) < 3:
-        yield _told(("ceph",), f"needs at least three nodes; this lab has {len(nodes)}")
+    if (members := len(_of_proxmox(nodes))) < 3:
+        yield _told(("ceph",), f"needs at least three nodes; this lab has {members}")
     if not given.get("cluster"):
         yield _told(("ceph",), "needs a cluster, and this lab has none")
     for key, default in (("public", "storage"), ("cluster", None)):
@@ -450,3 +458,6 @@ def _osd_rules(osds: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[To
 def _known_node(place: Place, name: object, nodes: Mapping[str, Any]) -> Iterator[Told]:
     if isinstance(name, str) and nodes and name not in nodes:
         yield _told(place, f'"{name}" is not a node of this lab{did_you_mean(name, nodes)}')
+    elif isinstance(name, str) and _is_ubuntu(nodes.get(name, {})):
+        wrong = f'"{name}" has {nodes[name]["os"]}, and {place[0]} is of nodes with proxmox-9'
+        yield _told(place, wrong, ("nodes", name, "os"))

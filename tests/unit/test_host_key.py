@@ -162,9 +162,11 @@ def test_the_harness_makes_one_for_the_node_that_asks_and_expects_it(
     )
     [made] = permitted["node4"].facts["ssh_host_keys"]
     assert made in scripts["node4"]
-    assert install._host_keys(permitted["node4"], reported) == [made]
-    assert install._host_keys(permitted["node3"], reported) == ["ssh-rsa AAAA"]
-    assert install._host_keys(permitted["node3"], replace(reported, facts={})) == []
+    assert install._host_keys(run, "node3", permitted["node3"]) == []
+    for node in ("node3", "node4"):
+        run.take(replace(reported, node=node))
+    assert install._host_keys(run, "node4", permitted["node4"]) == [made]
+    assert install._host_keys(run, "node3", permitted["node3"]) == ["ssh-rsa AAAA"]
 
     (tmp_path / "saved.txt").write_text(scripts["node4"])
     assert "host key of node4" in {leak.name for leak in strike_out(tmp_path, run.secrets)}
