@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provision import inventory, remote
-from provision.errors import RackproofError
+from provision.errors import InventoryError, LabError, RackproofError
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
 
@@ -65,6 +65,23 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Controller(session), "rackproof-controller")
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """In place of a session, `--plan` says what one would do."""
+    if not config.option.plan or config.option.help:
+        return None
+    from provision.planning import plan  # noqa: PLC0415 (only acting and planning need it)
+
+    if _mode(config) != "provision":
+        raise pytest.UsageError("--plan says what -m provision would do: give both")
+    try:
+        return plan(Session.prepare(_request(config, "provision")))
+    except InventoryError as error:
+        raise pytest.UsageError(str(error)) from None
+    except LabError as error:
+        print(f"no plan: {error}")
+        return pytest.ExitCode.TESTS_FAILED
+
+
 def _lists_only(config: pytest.Config) -> bool:
     return bool(config.option.collectonly or config.option.setupplan)
 
@@ -95,7 +112,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         virtual=option.virtual, wipe=option.wipe, nodes=option.nodes,
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
-        notify=tuple(option.notify), notify_when=option.notify_when,
+        plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
         run_id=worker.get("rackproof_run"),
     )  # fmt: skip
 

@@ -11,10 +11,13 @@ import tomli_w
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node, Secret
 from provision.inventory.disk_options import one_glob
+from provision.password_hash import hash_password
 from provision.permit import Permit
 from provision.render import render
-from provision.secrets import hash_password
 from provision.server_plan import secure_url
+
+FIRST_BOOT_PARTS = ("networks", "clock", "host_key", "ssh", "marker")
+"""The parts of the first boot in their order, each a template in boot_templates/first-boot/."""
 
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""
@@ -29,7 +32,9 @@ def answer(lab: Lab, permit: Permit, certificate: Certificate, *, hashed: str | 
     """
     url, pinned = secure_url(lab), {"cert-fingerprint": certificate.fingerprint}
     return {
-        "global": _global(permit.node, hashed or hash_password(permit.node.root_password.reveal())),
+        "global": _global(
+            permit.node, hashed or hash_password(permit.node.root_password.reveal(), permit.salt)
+        ),
         "network": _network(lab, permit.node),
         "disk-setup": _disk_setup(permit.node.disk),
         "post-installation-webhook": {"url": f"{url}/installed/{permit.report_token}", **pinned},
@@ -59,15 +64,17 @@ def as_json(answer: Answer, hook_token: str, subscription: Secret | None = None)
 
 
 def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
-    """The script of the node's first boot: networks, clock, nonce, registration."""
+    """The script of the node's first boot: its parts one after the other, then its registration."""
     networks = [_interface(lab, permit.node, name) for name in permit.node.addresses]
     for place, network in enumerate(networks, start=1):
         network["nic"] = f"${{nic_{place}}}"
     return render(
         "first-boot.sh.j2",
+        parts=[part for part in FIRST_BOOT_PARTS if part != "host_key" or permit.host_key],
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,
+        host_key=permit.host_key,
         server=lab.server.address,
         networks=networks,
         interfaces=render("interfaces.j2", networks=networks).rstrip("\n"),

@@ -35,6 +35,7 @@ from provision.inventory.disk_options import (
     names_one,
     serials_fault,
 )
+from provision.inventory.inline import has_login
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -110,6 +111,8 @@ def _domain(text: str) -> str:
 
 
 def _host(text: str) -> str:
+    if re.match(r"ssh:[^@]*:", text) and "@" in text:
+        raise ValueError("must be local or ssh:user@host[:port]; a password has no place here")
     parts = re.fullmatch(r"local|ssh:[A-Za-z_][A-Za-z0-9_.-]*@[A-Za-z0-9.-]+(?::([0-9]{1,5}))?", text)
     if parts is None or int(parts[1] or 22) not in range(1, 65536):
         raise ValueError(f'"{text}" must be local or ssh:user@host[:port]')
@@ -251,6 +254,12 @@ def _mail(text: str) -> str:
     return text
 
 
+def _without_login(given: object) -> object:
+    if isinstance(given, str) and has_login(given):
+        raise ValueError("has a log-in in it; a secret must not stand in the lab file")
+    return given
+
+
 def _system(text: str) -> str:
     if text not in SYSTEMS:
         raise ValueError(
@@ -335,7 +344,11 @@ Keyboard = Annotated[str, AfterValidator(_keyboard)]
 Timezone = Annotated[str, AfterValidator(_matching("[A-Za-z][A-Za-z0-9_+/-]*", "is no time zone"))]
 Mail = Annotated[str, AfterValidator(_mail)]
 Mtu = Annotated[int, Field(ge=1280, le=65520)]
-Url = Annotated[str, AfterValidator(_matching(r"https?://[\x21-\x7e]+", "is no http or https address"))]
+Url = Annotated[
+    str,
+    AfterValidator(_matching(r"https?://[\x21-\x7e]+", "is no http or https address")),
+    BeforeValidator(_without_login),
+]
 
 
 class Part(BaseModel):
@@ -508,6 +521,7 @@ class Node(Part):
     serial: Text | None = None
     locale: Locale = Locale()
     mailto: Mail | None = None
+    host_keys: Literal["installer", "made-here"] = "installer"
     interface_names: dict[PinnedName, Mac] = {}
     reboot_on_error: bool = False
     subscription: Secret | None = None

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
+from provision.inventory import inline
 from provision.inventory.document import Document, Place
 from provision.inventory.install_rules import install_rules
 from provision.inventory.models import (
@@ -61,6 +62,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_template_rules(given),
+        *(_told(place, message) for place, message in inline.private_keys(given)),
     ]
     return [_placed(found, *mistake) for mistake in told]
 
@@ -287,7 +289,7 @@ def _cloud_init_mistake(text: str) -> str | None:
         return "must be a YAML mapping of cloud-config keys, such as packages: [tmux]"
     if not isinstance(data.get("runcmd", []), list):
         return "has a runcmd that is no list"
-    return None
+    return inline.plain_password(data)
 
 
 def _placed_in(address: IPv4Address, network: Network, place: Place) -> Iterator[Told]:

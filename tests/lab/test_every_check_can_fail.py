@@ -134,7 +134,7 @@ A_PORT_THAT_IS_TOO_SMALL = [
         r"ssh::test_node_reaches_node\[node3-.*\]"),
     run("a clone's host key", "node4",
         f"cp -p {HOST_KEY} /root/kept.pub && echo '{STRANGER}' >{HOST_KEY}", f"mv /root/kept.pub {HOST_KEY}",
-        r"ssh::test_host_key_is_the_installers\[node4\]"),
+        r"ssh::test_host_key_is_the_known_one\[node4\]"),
 ]  # fmt: skip
 
 A_SERVER_WITHOUT_DNSMASQ = [
@@ -228,6 +228,21 @@ def test_a_node_that_lets_nobody_in_is_caught(lab: Lab) -> None:
     judge(caught, [fault.caught_by for fault in NO_KEY_OPENS])
 
 
+ANOTHER_HOST_KEY = [
+    run("another host key is shown", "node4",
+        "ssh-keygen -q -t ed25519 -N '' -f /root/other"
+        " && echo HostKey /root/other >/etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh",
+        "rm /root/other* /etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh",
+        r"ssh::test_node_shows_the_known_host_key\[node4\]"),
+]  # fmt: skip
+
+
+def test_a_node_that_shows_another_host_key_is_caught(lab: Lab) -> None:
+    with planted(lab, ANOTHER_HOST_KEY):
+        caught = lab.verify("-k", "shows_the_known_host_key")
+    judge(caught, [fault.caught_by for fault in ANOTHER_HOST_KEY])
+
+
 def test_two_nodes_with_one_host_key_are_caught(lab: Lab) -> None:
     theirs = lab.on("node1", f"cat {HOST_KEY}")
     lab.on("node2", f"cp -p {HOST_KEY} /root/kept.pub && echo '{theirs}' >{HOST_KEY}")
@@ -237,7 +252,7 @@ def test_two_nodes_with_one_host_key_are_caught(lab: Lab) -> None:
         lab.on("node2", f"mv /root/kept.pub {HOST_KEY}")
     twins = (
         r"ssh::test_host_key_is_no_other_nodes\[node[12]\]",
-        r"ssh::test_host_key_is_the_installers\[node2\]",
+        r"ssh::test_host_key_is_the_known_one\[node2\]",
     )
     judge(caught, [twins])
 
