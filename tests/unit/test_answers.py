@@ -166,6 +166,21 @@ def test_a_disk_of_the_system_is_none_of_cephs(tmp_path: Path) -> None:
         inventory.load(path, {})
 
 
+def test_a_mac_is_pinned_on_one_node_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, more=f"interface_names: {PINNED}\nnics: {NICS}")
+    one = path.read_text()
+    two = (
+        one[one.index("  node1:") :].replace("node1", "node2").replace(":21", ":22", 1).replace(".21", ".22")
+    )
+    two = two.replace('{mgmt0: "AC-1F-6B-00-00-21"', '{mgmt0: "AC-1F-6B-00-00-22"').replace(".11}", ".12}")
+    path.write_text(one + two.replace("S3", "S4"))
+    with pytest.raises(InventoryError) as caught:
+        inventory.load(path, {})
+    (mistake,) = caught.value.mistakes
+    assert mistake.place == "nodes.node2.interface_names"
+    assert '"ac:1f:6b:00:00:31" is also the MAC of node1' in mistake.message
+
+
 def test_what_ubuntu_leaves_unsaid_it_may_inherit_as_false(tmp_path: Path) -> None:
     more = "os: ubuntu-24.04\nreboot_on_error: false\nsubscription: null"
     assert inventory.load(written(tmp_path, more=more), {}).nodes["node1"].os == "ubuntu-24.04"
@@ -374,12 +389,13 @@ def test_verify_shows_and_judges_without_reaching_anything(tmp_path: Path) -> No
         assert secret.encode() not in b"".join([result.stdout.encode(), *kept])
 
 
+@pytest.mark.parametrize("how", [("--wipe", "attic"), ("--plan",)])
 def test_what_the_official_tool_minds_stops_a_run_before_anything_is_touched(
-    tmp_path: Path, tool: Callable[[str], None]
+    how: tuple[str, ...], tmp_path: Path, tool: Callable[[str], None]
 ) -> None:
     tool(BAD)
     path = written(tmp_path)
-    order = ("--lab", str(path), "--out", str(tmp_path / "out"), "--wipe", "attic")
+    order = ("--lab", str(path), "--out", str(tmp_path / "out"), *how)
     result = run(tmp_path, "pytest", "-c", "pyproject.toml", "-m", "provision", *order)
     assert result.returncode == 4
     assert (
