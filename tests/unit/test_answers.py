@@ -19,6 +19,9 @@ from provision.errors import InventoryError, LabError
 from provision.inventory import Lab, Secret
 from provision.inventory.disk_options import fits_only, one_glob
 from provision.session import SESSION, Request, Session
+from virtual_lab import installer, udev
+from virtual_lab.answer import read
+from virtual_lab.hardware import Dmi, Drive, Hardware
 
 ROOT = Path(__file__).parents[2]
 KEY = "pve2c-0123456789"
@@ -96,6 +99,31 @@ def test_how_the_rest_ends_in_the_answer(tmp_path: Path) -> None:
     assert (newer["global"]["subscription-key"], newer["global"]["timezone"]) == (KEY, "Europe/Vienna")
     assert newer["post-installation-webhook"]["auth-token"] == "token"
     assert "auth-token" not in answer["post-installation-webhook"]
+
+
+def test_the_played_installer_takes_exactly_the_disks_of_a_mirror(tmp_path: Path) -> None:
+    setup = setup_of(tmp_path, "{serials: [S3-A1, S3-A2], filesystem: zfs, raid: raid1}")
+    drives = {"0": "S3-A1", "1": "S3-A2", "2": "S3-B1", "3": None, "4": "S3-A3"}
+    devices = [
+        udev.Device(name, {"ID_SERIAL_SHORT": serial} if serial else {}) for name, serial in drives.items()
+    ]
+    chosen = udev.all_matches(devices, setup["filter"], setup.get("filter-match", "any"))
+    assert [device.name for device in chosen] == ["0", "1"]
+
+
+def test_the_played_installer_gives_the_nics_their_pinned_names(tmp_path: Path) -> None:
+    lab = inventory.load(written(tmp_path, more=f"interface_names: {PINNED}\nnics: {NICS}"), {})
+    taken = read(
+        proxmox_answer.as_toml(answers.preview(lab, lab.nodes["node1"])).encode(), "application/toml"
+    )
+    hardware = Hardware(
+        name="node1", nics={"enp1s0": "ac:1f:6b:00:00:21", "enp2s0": "ac:1f:6b:00:00:31", "eno9": "02:00:00:00:00:09"},
+        drive=Drive(tmp_path / "disk.img", 32 << 30, "S3", "M", "0x5"), dmi=Dmi("S", "S", "S", "u", "1", "X", "B", "C"),
+        memory_mib=1, cores=1, console_log=tmp_path / "console", layers=(), target=tmp_path, release="9.1",
+    )  # fmt: skip
+    plan = installer.decide(hardware, taken, None, "")
+    assert plan.names == {"enp1s0": "mgmt0", "enp2s0": "stor0", "eno9": "nic0"}
+    assert plan.management == "enp1s0"
 
 
 ZFS = "serials: [A1, A2, A3, A4], filesystem: zfs"
