@@ -74,7 +74,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if _mode(config) != "provision":
         raise pytest.UsageError("--plan says what -m provision would do: give both")
     try:
-        return plan(Session.prepare(_request(config, "provision")))
+        session = Session.prepare(_request(config, "provision"))
+        session.judge_answers()
+        return plan(session)
     except InventoryError as error:
         raise pytest.UsageError(str(error)) from None
     except LabError as error:

@@ -143,12 +143,21 @@ def _macs(nodes: Mapping[str, Any]) -> Iterator[Claim]:
         for text, owner, place in (
             (body.get("mac"), name, ("nodes", name, "mac")),
             *storage,
+            *_pinned_macs(name, body),
             (bmc, f"the BMC of {name}", ("nodes", name, "bmc", "mac")),
         ):
             try:
                 yield Claim(parse_mac(text or ""), owner, "MAC", place)
             except (ValueError, AttributeError):
                 continue
+
+
+def _pinned_macs(name: str, body: Mapping[str, Any]) -> list[tuple[Any, str, Place]]:
+    """Those of NICs whose MAC stands nowhere else in the node; that the others agree is a rule of its own."""
+    told = {str(text).lower() for text in (body.get("mac"), *_part(body, "macs").values())}
+    pinned = dict.fromkeys(map(str, _part(body, "interface_names").values()))
+    at = ("nodes", name, "interface_names")
+    return [(text, name, at) for text in pinned if text.replace("-", ":").lower() not in told]
 
 
 def _names(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Claim]:

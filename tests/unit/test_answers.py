@@ -19,6 +19,9 @@ from provision.errors import InventoryError, LabError
 from provision.inventory import Lab, Secret
 from provision.inventory.disk_options import fits_only, one_glob
 from provision.session import SESSION, Request, Session
+from virtual_lab import installer, udev
+from virtual_lab.answer import read
+from virtual_lab.hardware import Dmi, Drive, Hardware
 
 ROOT = Path(__file__).parents[2]
 KEY = "pve2c-0123456789"
@@ -98,6 +101,31 @@ def test_how_the_rest_ends_in_the_answer(tmp_path: Path) -> None:
     assert "auth-token" not in answer["post-installation-webhook"]
 
 
+def test_the_played_installer_takes_exactly_the_disks_of_a_mirror(tmp_path: Path) -> None:
+    setup = setup_of(tmp_path, "{serials: [S3-A1, S3-A2], filesystem: zfs, raid: raid1}")
+    drives = {"0": "S3-A1", "1": "S3-A2", "2": "S3-B1", "3": None, "4": "S3-A3"}
+    devices = [
+        udev.Device(name, {"ID_SERIAL_SHORT": serial} if serial else {}) for name, serial in drives.items()
+    ]
+    chosen = udev.all_matches(devices, setup["filter"], setup.get("filter-match", "any"))
+    assert [device.name for device in chosen] == ["0", "1"]
+
+
+def test_the_played_installer_gives_the_nics_their_pinned_names(tmp_path: Path) -> None:
+    lab = inventory.load(written(tmp_path, more=f"interface_names: {PINNED}\nnics: {NICS}"), {})
+    taken = read(
+        proxmox_answer.as_toml(answers.preview(lab, lab.nodes["node1"])).encode(), "application/toml"
+    )
+    hardware = Hardware(
+        name="node1", nics={"enp1s0": "ac:1f:6b:00:00:21", "enp2s0": "ac:1f:6b:00:00:31", "eno9": "02:00:00:00:00:09"},
+        drive=Drive(tmp_path / "disk.img", 32 << 30, "S3", "M", "0x5"), dmi=Dmi("S", "S", "S", "u", "1", "X", "B", "C"),
+        memory_mib=1, cores=1, console_log=tmp_path / "console", layers=(), target=tmp_path, release="9.1",
+    )  # fmt: skip
+    plan = installer.decide(hardware, taken, None, "")
+    assert plan.names == {"enp1s0": "mgmt0", "enp2s0": "stor0", "eno9": "nic0"}
+    assert plan.management == "enp1s0"
+
+
 ZFS = "serials: [A1, A2, A3, A4], filesystem: zfs"
 WRONG = {
     "glob with a recursive part": ("{serial: S3**}", "", "disk.serial", '"S3**" has **, which the Proxmox installer refuses'),
@@ -164,6 +192,21 @@ def test_a_disk_of_the_system_is_none_of_cephs(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "ceph: {release: squid, osds: {disks: {all: [{serial: S3Z8*}]}}}\n")
     with pytest.raises(InventoryError, match=r'"S3\*" also matches a disk for Ceph, "S3Z8\*"'):
         inventory.load(path, {})
+
+
+def test_a_mac_is_pinned_on_one_node_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, more=f"interface_names: {PINNED}\nnics: {NICS}")
+    one = path.read_text()
+    two = (
+        one[one.index("  node1:") :].replace("node1", "node2").replace(":21", ":22", 1).replace(".21", ".22")
+    )
+    two = two.replace('{mgmt0: "AC-1F-6B-00-00-21"', '{mgmt0: "AC-1F-6B-00-00-22"').replace(".11}", ".12}")
+    path.write_text(one + two.replace("S3", "S4"))
+    with pytest.raises(InventoryError) as caught:
+        inventory.load(path, {})
+    (mistake,) = caught.value.mistakes
+    assert mistake.place == "nodes.node2.interface_names"
+    assert '"ac:1f:6b:00:00:31" is also the MAC of node1' in mistake.message
 
 
 def test_what_ubuntu_leaves_unsaid_it_may_inherit_as_false(tmp_path: Path) -> None:
@@ -374,12 +417,13 @@ def test_verify_shows_and_judges_without_reaching_anything(tmp_path: Path) -> No
         assert secret.encode() not in b"".join([result.stdout.encode(), *kept])
 
 
+@pytest.mark.parametrize("how", [("--wipe", "attic"), ("--plan",)])
 def test_what_the_official_tool_minds_stops_a_run_before_anything_is_touched(
-    tmp_path: Path, tool: Callable[[str], None]
+    how: tuple[str, ...], tmp_path: Path, tool: Callable[[str], None]
 ) -> None:
     tool(BAD)
     path = written(tmp_path)
-    order = ("--lab", str(path), "--out", str(tmp_path / "out"), "--wipe", "attic")
+    order = ("--lab", str(path), "--out", str(tmp_path / "out"), *how)
     result = run(tmp_path, "pytest", "-c", "pyproject.toml", "-m", "provision", *order)
     assert result.returncode == 4
     assert (
