@@ -1,5 +1,6 @@
 """A host key that is made here is handed over by the first boot alone, and is known from then on."""
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -84,28 +85,37 @@ def test_what_stands_on_the_server_for_operators_holds_none(lab: Lab) -> None:
 # The part of the first boot
 
 
-def first_boot(key: HostKey, folder: Path, *, then: str = "") -> subprocess.CompletedProcess[str]:
-    """Run that part with its files in `folder`, under the first boot's own way to tell a failure."""
-    part = render("first-boot-host-key.sh.j2", host_key=key).replace("/etc/ssh/", f"{folder}/")
-    told = """set -euo pipefail
-failed() { trap - ERR; echo "failed: line $1: $2"; exit 1; }
-trap 'failed "$LINENO" "$BASH_COMMAND"' ERR
-systemctl() { echo "systemctl $*"; }
-"""
-    return subprocess.run(["bash", "-c", f"{told}{part}{then}"], text=True, capture_output=True, check=False)
+def first_boot(key: HostKey, folder: Path, *, broken: str = "") -> subprocess.CompletedProcess[str]:
+    """Run that part with its files in `folder`, in the frame of a first boot whose reports are printed.
+
+    A `broken` program fails.
+    """
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, text in {"systemctl": 'echo "systemctl $*"', broken or "none": "exit 1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    frame, part = render("first-boot/frame.sh.j2"), render("first-boot/host_key.sh.j2", host_key=key)
+    script = (
+        f'set -eEuo pipefail; log=none; report() {{ echo "report $*"; }}\n{frame}\n{part}\npart host_key\n'
+    )
+    return subprocess.run(
+        ["bash", "-c", script.replace("/etc/ssh/", f"{folder}/")], text=True, capture_output=True, check=False,
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+    )  # fmt: skip
 
 
 def test_the_node_has_it_after_its_first_boot_and_after_a_second(key: HostKey, tmp_path: Path) -> None:
     private, public = tmp_path / "ssh_host_ed25519_key", tmp_path / "ssh_host_ed25519_key.pub"
     private.write_text("the installer's\n")
-    for _ in range(2):
+    public.write_text("the installer's\n")
+    for outcome in ("changed", "as it was"):
         done = first_boot(key, tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "systemctl reload-or-restart ssh\n", "")
+        told = ["== host_key", "systemctl reload-or-restart ssh", f"report status host_key: {outcome}"]
+        assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, told, "")
         assert (private.read_text(), public.read_text()) == (f"{key.private}\n", f"{key.public}\n")
         assert (private.stat().st_mode & 0o777, public.stat().st_mode & 0o777) == (0o600, 0o644)
-        when = private.stat().st_ino
-    assert private.stat().st_ino == when, "what is as it should be is left alone"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [private.name, public.name]
+    assert sorted(path.name for path in tmp_path.glob("ssh*")) == [private.name, public.name]
 
 
 def test_a_node_without_a_key_gets_it(key: HostKey, tmp_path: Path) -> None:
@@ -113,11 +123,12 @@ def test_a_node_without_a_key_gets_it(key: HostKey, tmp_path: Path) -> None:
     assert (tmp_path / "ssh_host_ed25519_key").read_text() == f"{key.private}\n"
 
 
-def test_a_failure_tells_nothing_of_it(key: HostKey, tmp_path: Path) -> None:
-    for folder, then in ((tmp_path / "none", ""), (tmp_path, "false\n")):
-        done = first_boot(key, folder, then=then)
-        assert done.returncode == 1 and "failed: line " in done.stdout
-        assert not any(line in done.stdout + done.stderr for line in key.secrets)
+@pytest.mark.parametrize("broken", ["install", "chmod", "sync", "mv", "systemctl"])
+def test_a_failure_tells_nothing_of_it(broken: str, key: HostKey, tmp_path: Path) -> None:
+    done = first_boot(key, tmp_path, broken=broken)
+    assert done.returncode == 1 and "report failed host_key: line " in done.stdout
+    assert broken in done.stdout.splitlines()[-1]
+    assert not any(line in done.stdout + done.stderr for line in key.secrets)
 
 
 # The harness
