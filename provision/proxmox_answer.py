@@ -15,9 +15,6 @@ from provision.render import render
 from provision.secrets import hash_password
 from provision.server_plan import secure_url
 
-FIRST_BOOT_PARTS = ("networks", "clock", "ssh", "marker")
-"""The parts of the first boot in their order, each a template in boot_templates/first-boot/."""
-
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""
 
@@ -59,7 +56,8 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
         network["nic"] = f"${{nic_{place}}}"
     return render(
         "first-boot.sh.j2",
-        parts=FIRST_BOOT_PARTS,
+        asked=permit.node.first_boot,
+        cidrs=[network.cidr for network in lab.networks.values()],
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,

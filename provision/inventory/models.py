@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory.first_boot import FirstBoot
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -460,6 +461,7 @@ class Node(Part):
     serial: Text | None = None
     locale: Locale = Locale()
     mailto: Mail | None = None
+    first_boot: FirstBoot = FirstBoot()
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +58,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_system_rules(given, nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
+        *_first_boot_rules(given, nodes),
         *_template_rules(given),
     ]
     return [_placed(found, *mistake) for mistake in told]
@@ -406,6 +407,17 @@ def _ceph_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[
         yield from _network_of_all(("ceph", key), ceph.get(key, default), given, nodes)
     yield from _daemon_rules(ceph, nodes)
     yield from _osd_rules(_part(ceph, "osds"), nodes)
+
+
+def _first_boot_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
+    """A cluster has one firewall and one backup job, whichever of its nodes sets them up."""
+    for key in ("firewall", "backup") if given.get("cluster") else ():
+        asked = {name: _part(body, "first_boot").get(key) for name, body in nodes.items()}
+        first = next(iter(asked), "")
+        others = (name for name, wish in asked.items() if wish != asked[first])
+        for name in islice(others, 1):
+            message = f"is the whole cluster's, and {first} and {name} ask for different ones"
+            yield _told(("nodes", name, "first_boot", key), message)
 
 
 def _daemon_rules(ceph: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
