@@ -45,6 +45,11 @@ FAULTS = [
     edited("a firewall that is off and lets others in", "node1", "/etc/pve/firewall/cluster.fw",
            "s/enable: 1/enable: 0/; /10.10.2.0/a IN ACCEPT -source 192.0.2.0/24",
            r"firewall::test_firewall_is_on\[node[1-4]\]", r"firewall::test_firewall_lets_the_lab_in\[node[1-4]\]"),
+    run("an exporter that is not started at boot", "node3", "systemctl -q disable prometheus-node-exporter",
+        "systemctl -q enable prometheus-node-exporter", r"node_exporter::test_exporter_runs\[node3\]"),
+    edited("an exporter that speaks on all networks", "node4", "/etc/default/prometheus-node-exporter",
+           "s/=10.10.1.24:/=:/", r"node_exporter::test_exporter_speaks_on_management_alone\[node4\]",
+           after="systemctl restart prometheus-node-exporter"),
     edited("a backup that is off", "node2", "/etc/pve/jobs.cfg", "s/enabled 1/enabled 0/",
            r"backup::test_backup_job\[node[1-4]\]"),
 ]  # fmt: skip
