@@ -410,14 +410,23 @@ def _ceph_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[
 
 
 def _first_boot_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
-    """A cluster has one firewall and one backup job, whichever of its nodes sets them up."""
+    """A cluster has one firewall and one backup job, and the firewall must not lock this machine out."""
+    asked = {name: _part(body, "first_boot") for name, body in nodes.items()}
     for key in ("firewall", "backup") if given.get("cluster") else ():
-        asked = {name: _part(body, "first_boot").get(key) for name, body in nodes.items()}
         first = next(iter(asked), "")
-        others = (name for name, wish in asked.items() if wish != asked[first])
+        others = (name for name, wishes in asked.items() if wishes.get(key) != asked[first].get(key))
         for name in islice(others, 1):
             message = f"is the whole cluster's, and {first} and {name} ask for different ones"
             yield _told(("nodes", name, "first_boot", key), message)
+    if str(_part(given, "server").get("host")).startswith("ssh:"):
+        closed = (name for name, wishes in asked.items() if "firewall" in wishes and not _allowed(wishes))
+        for name in islice(closed, 1):
+            message = "may lock out this machine, which reaches the lab by SSH; name its network under allow"
+            yield _told(("nodes", name, "first_boot", "firewall"), message)
+
+
+def _allowed(wishes: Mapping[str, Any]) -> object:
+    return _part(wishes, "firewall").get("allow")
 
 
 def _daemon_rules(ceph: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:

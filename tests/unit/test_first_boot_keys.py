@@ -76,6 +76,15 @@ def test_what_is_the_clusters_is_the_same_on_every_node(tmp_path: Path, key: str
     assert f"first_boot.{key}: is the whole cluster's, and node1 and node2 ask for different ones" in told
 
 
+def test_a_firewall_that_may_lock_the_harness_out_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text(VIRTUAL.replace("host: local", "host: ssh:root@10.10.1.1"))
+    with pytest.raises(InventoryError, match="may lock out this machine"):
+        load(path, {})
+    path.write_text(path.read_text().replace("firewall: {}", "firewall: {allow: 192.0.2.0/24}"))
+    assert load(path, {}).nodes["node1"].first_boot.firewall is not None
+
+
 def test_the_default_lab_asks_for_all_that_its_machines_can_do(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(VIRTUAL)
