@@ -91,11 +91,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
     }  # fmt: skip
     needless = [
-        item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
+        item
+        for item in items
+        if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
+        or _is_of_an_unasked_part(item, lab)
     ]
     if needless:
         items[:] = [item for item in items if item not in needless]
         config.hook.pytest_deselected(items=needless)
+
+
+def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
+    """Whether it checks a part of the first boot on a node where that is not asked for."""
+    mark = item.get_closest_marker("first_boot")
+    if mark is None or not isinstance(item, pytest.Function):
+        return False
+    node = lab.nodes[str(item.callspec.params["node"])]
+    return not node.is_proxmox or mark.args[0] not in node.first_boot.parts
 
 
 def dns_records(lab: Lab) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -15,9 +16,6 @@ from provision.password_hash import hash_password
 from provision.permit import Permit
 from provision.render import render
 from provision.server_plan import secure_url
-
-FIRST_BOOT_PARTS = ("networks", "clock", "host_key", "ssh", "marker")
-"""The parts of the first boot in their order, each a template in boot_templates/first-boot/."""
 
 DISK_KEYS = {"serial": "ID_SERIAL_SHORT", "wwn": "ID_WWN", "model": "ID_MODEL"}
 """udev's words for a lab file's ways to name a disk."""
@@ -70,7 +68,9 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
         network["nic"] = f"${{nic_{place}}}"
     return render(
         "first-boot.sh.j2",
-        parts=[part for part in FIRST_BOOT_PARTS if part != "host_key" or permit.host_key],
+        parts=list(_parts(permit)),
+        asked=permit.node.first_boot,
+        cidrs=[network.cidr for network in lab.networks.values()],
         node=permit.node,
         run=permit.run,
         nonce=permit.nonce,
@@ -81,6 +81,14 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
         report_url=f"{secure_url(lab)}/report/{permit.report_token}",
         certificate=certificate.pem,
     )
+
+
+def _parts(permit: Permit) -> Iterator[str]:
+    """The parts of the first boot, each a template in boot_templates/first-boot/."""
+    for part in permit.node.first_boot.parts:
+        if part == "ssh" and permit.host_key:
+            yield "host_key"
+        yield part
 
 
 def _global(node: Node, hashed: str) -> dict[str, Any]:

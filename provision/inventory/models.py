@@ -36,6 +36,7 @@ from provision.inventory.disk_options import (
     names_one,
     serials_fault,
 )
+from provision.inventory.first_boot import FirstBoot
 from provision.inventory.images import COMBINED
 from provision.inventory.inline import has_login
 from provision.inventory.secret import Secret, absolute
@@ -529,6 +530,7 @@ class Node(Part):
     subscription: Secret | None = None
     storage_layout: ubuntu.Layout = "direct"
     packages: Annotated[tuple[ubuntu.Package, ...], AfterValidator(_distinct), BeforeValidator(_list)] = ()
+    first_boot: FirstBoot = FirstBoot()
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

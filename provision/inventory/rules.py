@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +61,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *install_rules(nodes, _part(_part(given, "ceph"), "osds")),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
+        *_first_boot_rules(given, nodes),
         *_template_rules(given),
         *(_told(place, message) for place, message in inline.private_keys(given)),
         *_installer_rules(found.data),
@@ -441,6 +442,26 @@ def _ceph_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[
         yield from _network_of_all(("ceph", key), ceph.get(key, default), given, nodes)
     yield from _daemon_rules(ceph, nodes)
     yield from _osd_rules(_part(ceph, "osds"), nodes)
+
+
+def _first_boot_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
+    """A cluster has one firewall and one backup job, and the firewall must not lock this machine out."""
+    asked = {name: _part(body, "first_boot") for name, body in nodes.items()}
+    for key in ("firewall", "backup") if given.get("cluster") else ():
+        first = next(iter(asked), "")
+        others = (name for name, wishes in asked.items() if wishes.get(key) != asked[first].get(key))
+        for name in islice(others, 1):
+            message = f"is the whole cluster's, and {first} and {name} ask for different ones"
+            yield _told(("nodes", name, "first_boot", key), message)
+    if str(_part(given, "server").get("host")).startswith("ssh:"):
+        closed = (name for name, wishes in asked.items() if "firewall" in wishes and not _allowed(wishes))
+        for name in islice(closed, 1):
+            message = "may lock out this machine, which reaches the lab by SSH; name its network under allow"
+            yield _told(("nodes", name, "first_boot", "firewall"), message)
+
+
+def _allowed(wishes: Mapping[str, Any]) -> object:
+    return _part(wishes, "firewall").get("allow")
 
 
 def _daemon_rules(ceph: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:

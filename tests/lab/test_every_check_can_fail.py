@@ -12,6 +12,7 @@ import pytest
 
 from provision import answer_tool
 from provision.state import home
+from tests.lab import first_boot_faults
 from tests.lab.conftest import Lab
 from tests.lab.planting import Fault, edited, judge, lying, never_caught, planted, run, settle, way
 
@@ -167,7 +168,7 @@ WHAT_COROSYNC_SAYS = [
 ]  # fmt: skip
 
 BATCHES = {
-    "what is installed": WHAT_IS_INSTALLED,
+    "what is installed": [*WHAT_IS_INSTALLED, *first_boot_faults.FAULTS],
     "what the network is": WHAT_THE_NETWORK_IS,
     "a port that is too small": A_PORT_THAT_IS_TOO_SMALL,
     "a server without dnsmasq": A_SERVER_WITHOUT_DNSMASQ,

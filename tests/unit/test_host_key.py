@@ -96,9 +96,7 @@ def first_boot(key: HostKey, folder: Path, *, broken: str = "") -> subprocess.Co
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
     frame, part = render("first-boot/frame.sh.j2"), render("first-boot/host_key.sh.j2", host_key=key)
-    script = (
-        f'set -eEuo pipefail; log=none; report() {{ echo "report $*"; }}\n{frame}\n{part}\npart host_key\n'
-    )
+    script = f'set -eEuo pipefail; log=none; report() {{ echo "report $*"; }}\n{frame}\n{part}\npart host_key\ntell\n'
     return subprocess.run(
         ["bash", "-c", script.replace("/etc/ssh/", f"{folder}/")], text=True, capture_output=True, check=False,
         env={"PATH": f"{tools}:{os.environ['PATH']}"},
@@ -111,7 +109,7 @@ def test_the_node_has_it_after_its_first_boot_and_after_a_second(key: HostKey, t
     public.write_text("the installer's\n")
     for outcome in ("changed", "as it was"):
         done = first_boot(key, tmp_path)
-        told = ["== host_key", "systemctl reload-or-restart ssh", f"report status host_key: {outcome}"]
+        told = ["== host_key", "systemctl reload-or-restart ssh", f"report status host_key {outcome}"]
         assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, told, "")
         assert (private.read_text(), public.read_text()) == (f"{key.private}\n", f"{key.public}\n")
         assert (private.stat().st_mode & 0o777, public.stat().st_mode & 0o777) == (0o600, 0o644)
