@@ -328,6 +328,7 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": _media(lab),
+        "media_sha256": _media_checksums(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }
 
@@ -381,6 +382,16 @@ def _media(lab: Lab) -> dict[str, dict[str, int]]:
     """Bytes of each file of the install media, by operating system."""
     return {
         system: {name: file.stat().st_size for name, file in _files_of(system, media).items()}
+        for system, media in lab.media.items()
+    }
+
+
+def _media_checksums(lab: Lab) -> dict[str, dict[str, str]]:
+    """SHA-256 of each file of the install media, by operating system."""
+    from provision import images  # noqa: PLC0415 (as above)
+
+    return {
+        system: {name: images.checksum(file) for name, file in _files_of(system, media).items()}
         for system, media in lab.media.items()
     }
 

@@ -11,13 +11,14 @@ from provision.errors import LabError
 from provision.images.cache import Cache
 from provision.images.download import Download, Order, digest, in_words
 from provision.images.iso import Unusable
-from provision.images.preparation import differing, examine, is_prepared, manifest, prepare
+from provision.images.preparation import checksum, differing, examine, is_prepared, manifest, prepare
 from provision.inventory import Lab
 from provision.wait import Deadline
 
 __all__ = [
     "Cache",
     "Unusable",
+    "checksum",
     "differing",
     "examine",
     "in_words",

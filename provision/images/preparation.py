@@ -86,6 +86,11 @@ def differing(folder: Path) -> list[str]:
             if not (folder / name).is_file() or digest(folder / name) != sha256]  # fmt: skip
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file of install media: as it was noted when the file was prepared here, else read anew."""
+    return str(manifest(path.parent).get("files", {}).get(path.name) or digest(path))
+
+
 def _parts(media: InstallMedia) -> dict[str, Path]:
     return {part: path for part, path in media if path is not None}
 
