@@ -93,8 +93,8 @@ class _Installer:
             raise LabError(f"the image of {self._system} cannot be written: {error}") from error
 
     def _sweep(self) -> None:
-        """What a process that was killed left of its preparation."""
-        for left in self._entry.folder.glob(".preparing-*"):
+        """What a process that was killed left, and what was prepared in another way than it is now."""
+        for left in (*self._entry.folder.glob(".preparing-*"), *self._entry.folder.glob("prepared-*")):
             shutil.rmtree(left)
 
     def _taken(self, path: Path) -> bool:
