@@ -265,5 +265,6 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": server_media.sizes(lab),
+        "media_sha256": server_media.checksums(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }

@@ -52,7 +52,13 @@ WHAT_IS_INSTALLED = [
     run("a truncated install medium", "server",
         "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
         "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
-        r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+        r"boot_files::test_install_medium_is_whole\[initrd\.img\]",
+        r"boot_files::test_install_medium_is_what_was_prepared\[initrd\.img\]"),
+    run("a kernel with one other byte", "server",
+        "cd /srv/rackproof/http/proxmox-9 && cp -p vmlinuz /root/kept-vmlinuz"
+        " && printf x | dd of=vmlinuz bs=1 seek=9999 conv=notrunc status=none",
+        "mv /root/kept-vmlinuz /srv/rackproof/http/proxmox-9/vmlinuz",
+        r"boot_files::test_install_medium_is_what_was_prepared\[vmlinuz\]"),
     run("another certificate", "server",
         "cp -a /etc/rackproof/tls /root/kept-tls && openssl req -x509 -new -key /etc/rackproof/tls/server.key"
         " -subj /CN=other -addext subjectAltName=IP:10.10.1.1 -days 9 -out /etc/rackproof/tls/server.crt"
