@@ -36,10 +36,13 @@ def test_members_are_the_labs_nodes(host: Host, lab: Lab) -> None:
 
 def test_link_to_peer(host: Host, peer: Node, link: tuple[int, Network]) -> None:
     """The link to the peer is connected."""
-    number, _ = link
+    number, network = link
     ids = probe.corosync_node_ids(host)
-    links = probe.corosync_peers(host).get(ids[peer.name], [])
-    assert [found.connected for found in links if found.link == number] == [True]
+    links = [found for found in probe.corosync_peers(host).get(ids[peer.name], []) if found.link == number]
+    states = ["connected" if found.connected else "disconnected" for found in links]
+    assert states == ["connected"], (
+        f"link {number} ({network.name}) to {peer.name} is {' and '.join(states) or 'not there'}"
+    )
 
 
 def test_link_address(host: Host, node: Node, lab: Lab, link: tuple[int, Network]) -> None:

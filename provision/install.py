@@ -13,6 +13,7 @@ from provision import server as server_step
 from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
 from provision.handed import PHASES, deadline_of, deadlines, handed
+from provision.host_key import HostKey
 from provision.inventory import Lab, Node
 from provision.journal import Event
 from provision.permit import Permit
@@ -53,9 +54,9 @@ class Permits:
         self._run.undo_later("permits revoked", self.revoke)
         for permit in permits:
             self._service.grant(**self._order(permit, certificate))
-            self._run.say(
-                "permitted", "may install once", step="power", node=permit.node.name, nonce=permit.nonce
-            )
+            made = {"ssh_host_keys": [permit.host_key.public]} if permit.host_key else {}
+            self._run.say("permitted", "may install once", step="power", node=permit.node.name,
+                          nonce=permit.nonce, **made)  # fmt: skip
         # Ubuntu's installer finds its seed by its boot script.
         tokens = {permit.node.name: permit.answer_token for permit in permits if permit.node.is_proxmox}
         server_step.arm(self._lab, self._server, tokens, certificate.fingerprint)
@@ -76,7 +77,15 @@ class Permits:
             node=node, run=self._run.id, expires=time.time() + patience,
             answer_token=self._token("answer", node), report_token=self._token("report", node),
             hook_token=self._token("webhook", node), nonce=secrets.token_hex(16),
+            host_key=self._host_key(node),
         )  # fmt: skip
+
+    def _host_key(self, node: Node) -> HostKey | None:
+        if node.host_keys != "made-here":
+            return None
+        key = HostKey.made()
+        self._run.secrets |= dict.fromkeys(key.secrets, f"host key of {node.name}")
+        return key
 
     def _token(self, what: str, node: Node) -> str:
         token = secrets.token_urlsafe(24)
@@ -113,8 +122,7 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
     with at_work(name):
         seen = _follow_phases(lab, run, name)
     machines.forget(name)
-    installed = seen["installed"]
-    start = seen["permitted"]
+    start, installed = seen["permitted"], seen["installed"]
     host_keys = _host_keys(run, name, start)
     return {
         "nonce": start.facts["nonce"],
@@ -139,8 +147,11 @@ def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
 
 
 def _host_keys(run: Run, name: str, start: Event) -> list[str]:
-    """The node's host keys as its installer reported them: Proxmox's in the end, Ubuntu's before it."""
-    events = (event for event in run.events if event.node == name and event.seq > start.seq)
+    """What the node must show: the key made for it, told with its leave, else its installer's.
+
+    Proxmox's installer reports them in the end, Ubuntu's before it.
+    """
+    events = (event for event in run.events if event.node == name and event.seq >= start.seq)
     told = [event.facts["ssh_host_keys"] for event in events if event.facts.get("ssh_host_keys")]
     return list(told[0]) if told else []
 
@@ -201,7 +212,7 @@ def _read_back(machines: Machines, name: str, host_keys: Sequence[str]) -> dict[
             return NotYet(str(error))
         return dict(json.loads(text))
 
-    install = Patience(60).until("SSH by the host keys that the installer reported", probe, node=name)
+    install = Patience(60).until("SSH by the host keys that are known", probe, node=name)
     return {"nonce_read": install.get("nonce", ""), "first_boot": install.get("first_boot", 0)}
 
 

@@ -12,10 +12,10 @@ import yaml
 
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
+from provision.password_hash import hash_password
 from provision.permit import Permit
 from provision.proxmox_answer import with_prefix
 from provision.render import render
-from provision.secrets import hash_password
 from provision.server_plan import secure_url, service_url
 
 USER = "ubuntu"
@@ -43,7 +43,7 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
     """The script of the first boot: clock, SSH, nonce, registration; the networks are netplan's."""
     return render(
         "first-boot-ubuntu.sh.j2", node=permit.node, run=permit.run, server=lab.server.address,
-        **_reporting(lab, permit, certificate),
+        host_key=permit.host_key, **_reporting(lab, permit, certificate),
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _reporting(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, 
 
 
 def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
-    node, hashed = permit.node, hash_password(permit.node.root_password.reveal())
+    node, hashed = permit.node, hash_password(permit.node.root_password.reveal(), permit.salt)
     layout, variant = VARIANTS.get(node.locale.keyboard, (node.locale.keyboard, ""))
     script_url = f"{secure_url(lab)}/first-boot/{permit.report_token}"
     install = render("first-boot-install.sh.j2", url=script_url, **_reporting(lab, permit, certificate))

@@ -260,7 +260,7 @@ def _choose_disks(hardware: Hardware, answer: Answer) -> tuple[udev.Device, ...]
     if setup.disk_list:
         chosen = udev.listed(present, setup.disk_list)
     elif setup.raid:
-        chosen = udev.all_matches(present, setup.filter, setup.filter_match)
+        chosen = udev.all_matches(present, setup.filter, setup.filter_match or "any")
     else:
         first = udev.first_match(present, setup.filter)
         chosen = (first,) if first else ()

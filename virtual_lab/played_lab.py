@@ -47,7 +47,7 @@ def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: st
         update={
             "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
             "people": people, "templates": templates,
-            "media": given, "deadlines": _shorter(lab.deadlines),
+            "media": given, "images": {}, "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
 

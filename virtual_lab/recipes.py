@@ -20,7 +20,7 @@ _COMMON = (
     "openssh-server", "ifupdown2", "nftables", "chrony", "python3", "openssl", "curl", "jq", "kmod",
     "ethtool",
 )  # fmt: skip
-_NODE = ("corosync", "bridge-utils", "fuse3")
+_NODE = ("corosync", "bridge-utils", "fuse3", "prometheus-node-exporter")
 _SERVER = ("dnsmasq", "nginx-light", "ipxe", "bind9-dnsutils")
 _UBUNTU = ("cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "sudo", "locales")
 _NOT_UBUNTUS = ("ifupdown2", "chrony")
@@ -181,6 +181,8 @@ def node() -> Recipe:
         # Proxmox's corosync package has no configuration of its own; a node is in no cluster at first.
         removed=(*_REMOVED, "etc/corosync/corosync.conf"),
         held=_HELD,
+        # A node has it when its first boot has set it up; the rack reaches no mirror to fetch it from.
+        disabled=("prometheus-node-exporter.service",),
         masked=(*_UNWANTED, *_UNWANTED_ON_A_NODE),
         enabled=("own-nics.service", "own-disks.service", "lvm-activation.service"),
     )

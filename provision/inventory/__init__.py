@@ -1,5 +1,6 @@
 """What a lab is, read from a lab file or a classic nodes.json, with all of its mistakes at once."""
 
+from provision.inventory.first_boot import FirstBoot
 from provision.inventory.models import (
     MANAGEMENT,
     SYSTEMS,
@@ -11,6 +12,7 @@ from provision.inventory.models import (
     DhcpRange,
     Disk,
     Image,
+    InstallImage,
     InstallMedia,
     Lab,
     Locale,
@@ -38,7 +40,9 @@ __all__ = [
     "Deadlines",
     "DhcpRange",
     "Disk",
+    "FirstBoot",
     "Image",
+    "InstallImage",
     "InstallMedia",
     "Lab",
     "Locale",
