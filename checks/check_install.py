@@ -49,6 +49,14 @@ def test_ubuntu_version(host: Host, node: Node) -> None:
     assert said == node.os
 
 
+@pytest.mark.ubuntu
+def test_packages_are_installed(host: Host, node: Node) -> None:
+    """The installer has added every package that the lab file names."""
+    listed = host.check_output("dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n'")
+    installed = {line.split()[-1] for line in listed.splitlines() if line.startswith("ii ")}
+    assert set(node.packages) - installed == set()
+
+
 def test_first_boot_is_done(host: Host, node: Node) -> None:
     """The first-boot script ended well, and will not run again."""
     _, pending, unit = first_boot_of(node)

@@ -68,6 +68,8 @@ def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str
         "early-commands": _early_commands(node.disk),
         "storage": {"layout": _layout(node)},
         "packages": list(node.packages),
+        # A lab without a way out is installed from the ISO alone; nobody is asked where in the world it is.
+        "apt": {"fallback": "offline-install", "geoip": False},
         "network": _netplan(lab, node),
         "user-data": _cloud_config(node, hashed),
         "late-commands": [["bash", "-c", install]],

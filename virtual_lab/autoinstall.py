@@ -83,6 +83,9 @@ SCHEMA: Mapping[str, Any] = _closed(
             "username", "hostname", "password",
         ),
         "ssh": _closed({"install-server": _FLAG, "authorized-keys": _TEXTS, "allow-pw": _FLAG}),
+        "apt": _closed(
+            {"fallback": {"enum": ["abort", "offline-install", "continue-anyway"]}, "geoip": _FLAG}
+        ),
         "updates": {"enum": ["security", "all"]},
         "shutdown": {"enum": ["reboot", "poweroff"]},
     },

@@ -28,12 +28,16 @@ class Events:
     say: Callable[[str], None]
     destinations: list[tuple[str, str]] = field(default_factory=list)
 
-    def report_to(self, reporting: Mapping[str, Mapping[str, Any]]) -> None:
-        """From now on tell the webhooks of an autoinstall's `reporting` section."""
+    def report_to(self, reporting: Mapping[str, Any]) -> None:
+        """From now on tell the webhooks of an autoinstall's `reporting`, which nobody has checked yet."""
+        hooks = [
+            each for each in reporting.values() if isinstance(each, dict) and each.get("type") == "webhook"
+        ]
+        levels = {name: name for name in LEVELS}  # of another word curtin makes a warning
         self.destinations = [
-            (each["endpoint"], each.get("level", "DEBUG"))
-            for each in reporting.values()
-            if each.get("type") == "webhook" and "endpoint" in each
+            (str(hook["endpoint"]), levels.get(str(hook.get("level", "DEBUG")), "WARNING"))
+            for hook in hooks
+            if "endpoint" in hook
         ]
 
     @contextmanager

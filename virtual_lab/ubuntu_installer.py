@@ -20,6 +20,7 @@ import yaml
 
 from virtual_lab import autoinstall, bootloader, nic, ubuntu_live, ubuntu_root, ubuntu_system
 from virtual_lab.dhcp_client import Lease, NoLease
+from virtual_lab.disk import DiskFailed
 from virtual_lab.firmware import memory
 from virtual_lab.hardware import Hang, Hardware, Outcome, PowerOff, Reboot, RunInstaller
 from virtual_lab.installer import lease_by_dhcp
@@ -161,7 +162,7 @@ class _Session:
             root = self._system.new_disk()
             ubuntu_root.write(root, self._config)
             self._live.make_bootable(drive.image)
-        except (OSError, subprocess.CalledProcessError) as failure:
+        except (OSError, subprocess.CalledProcessError, DiskFailed) as failure:
             raise InstallFailed(f"curtin install: {failure}") from failure
 
     def _configure(self) -> None:
@@ -179,7 +180,7 @@ class _Session:
             for package in self._config.get("packages", ()):
                 self._install_package(package)
         except subprocess.CalledProcessError as failure:
-            raise InstallFailed(f"{' '.join(failure.cmd[2:])}: {failure.stderr.strip()}") from failure
+            raise InstallFailed(f"{failure.cmd[2]}: {failure.stderr.strip()}") from failure
 
     def _install_package(self, name: str) -> None:
         """What the image has not is played: a package of that name, with nothing in it."""
@@ -207,11 +208,17 @@ class _Session:
         return Hang(str(failure))
 
 
+# Of a low version other packages may say that they break it.
 _PLAY_PACKAGE = """\
 dpkg-query --status "$1" >/dev/null 2>&1 && exit
 mkdir -p "/tmp/played/$1/DEBIAN" && cd /tmp/played
-printf 'Package: %s\\nVersion: 0~played\\nArchitecture: all\\nMaintainer: nobody\\nDescription: played\\n' \
-  "$1" >"$1/DEBIAN/control"
+cat >"$1/DEBIAN/control" <<CONTROL
+Package: $1
+Version: 99:0~played
+Architecture: all
+Maintainer: nobody
+Description: played
+CONTROL
 dpkg-deb --build "$1" && dpkg --install "$1.deb"
 code=$?; rm -r /tmp/played; exit $code
 """

@@ -66,21 +66,21 @@ class LiveSystem:
         disk.make_filesystem(image, extent)
         root = self._mounts.enter_context(disk.mounted_root(self.hardware, extent))
         (self.root / TARGET.lstrip("/")).mkdir()
-        self._mount(root, self.root / TARGET.lstrip("/"), "--bind")
+        self.mount(root, self.root / TARGET.lstrip("/"), "--bind")
         for name in ("dev", "proc", "sys"):
-            self._mount(self.root / name, root / name, "--bind")
+            self.mount(self.root / name, root / name, "--bind")
         return root
 
     def mount_own(self) -> None:
         """What a running system has beside its files: devices, processes, /sys of the machine's own NICs."""
-        self._mount("tmpfs", self.root / "dev", "-t", "tmpfs")
+        self.mount("tmpfs", self.root / "dev", "-t", "tmpfs")
         for name in _DEVICES:
             (self.root / "dev" / name).touch()
-            self._mount(f"/dev/{name}", self.root / "dev" / name, "--bind")
+            self.mount(f"/dev/{name}", self.root / "dev" / name, "--bind")
         for name, leads in _STREAMS.items():
             (self.root / "dev" / name).symlink_to(leads)
-        self._mount("proc", self.root / "proc", "-t", "proc")
-        self._mount("sysfs", self.root / "sys", "-t", "sysfs", "-o", "ro")
+        self.mount("proc", self.root / "proc", "-t", "proc")
+        self.mount("sysfs", self.root / "sys", "-t", "sysfs", "-o", "ro")
         self._name_disks()
         (self.root / LOG).parent.mkdir(parents=True, exist_ok=True)
 
@@ -106,7 +106,8 @@ class LiveSystem:
             capture_output=True, check=False,
         )  # fmt: skip
 
-    def _mount(self, source: str | Path, at: Path, *options: str) -> None:
+    def mount(self, source: str | Path, at: Path, *options: str) -> None:
+        """Mount something for as long as the live system runs."""
         subprocess.run(["mount", *options, str(source), str(at)], check=True, capture_output=True)
         self._mounts.callback(subprocess.run, ["umount", str(at)], check=True, capture_output=True)
 
@@ -121,6 +122,6 @@ def started(hardware: Hardware, folder: Path = Path("/run/live")) -> Iterator[Li
     options = f"lowerdir={lower},upperdir={folder / 'upper'},workdir={folder / 'work'}"
     with ExitStack() as mounts:
         system = LiveSystem(hardware, folder / "root", mounts)
-        system._mount("live", system.root, "-t", "overlay", "-o", options)
+        system.mount("live", system.root, "-t", "overlay", "-o", options)
         system.mount_own()
         yield system

@@ -32,7 +32,7 @@ CLOSED = {"identity": {"realname", "username", "hostname", "password", "groups"}
           "keyboard": {"layout", "variant", "toggle"}}  # fmt: skip
 TYPES = {
     "version": int, "locale": str, "keyboard": dict, "timezone": str, "identity": dict, "ssh": dict,
-    "early-commands": list, "storage": dict, "packages": list, "network": dict, "user-data": dict,
+    "early-commands": list, "storage": dict, "packages": list, "apt": dict, "network": dict, "user-data": dict,
     "late-commands": list, "error-commands": list, "reporting": dict, "shutdown": str,
 }  # fmt: skip
 
