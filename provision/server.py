@@ -36,6 +36,7 @@ from provision.server_plan import (
     UNIT_NAMES,
     File,
     Part,
+    boot_files,
     medium,
     options,
     parts,
@@ -93,7 +94,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     program refuses its rendered configuration (nothing was replaced then), or when a service does not
     start with it (the old files are back then).
     """
-    facts = gather(server, paths(), UNIT_NAMES)
+    facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
     _can_serve(lab, server, facts)
     prepared = {
         "packages": _install_packages(server, facts, lab.deadlines.server),
@@ -103,7 +104,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     }
     shown, prepared["certificate"] = certificate.ensure(lab, server)
     if any(prepared.values()):
-        facts = gather(server, paths(), UNIT_NAMES)
+        facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
     wanted = parts(lab, facts, shown)
     changing = [part for part in wanted if not part.stands(facts)]
     put(server, changing, facts, run)
@@ -304,7 +305,7 @@ def _listens(facts: Facts, socket: tuple[str, int], address: IPv4Address) -> boo
 
 
 def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None) -> dict[str, Any]:
-    facts = known or gather(server, paths(), UNIT_NAMES)
+    facts = known or gather(server, paths(), UNIT_NAMES, boot_files(lab))
     address = lab.server.address
     silent = [socket for socket in SOCKETS if not _listens(facts, socket, address)]
     if silent:

@@ -13,6 +13,7 @@ import random
 import shutil
 import struct
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,8 +144,13 @@ def _initrd(build_id: str, release: str) -> bytes:
         ".cd-info": _cd_info(),
         f"lib/modules/{release}/modules.dep": _filler("initrd"),
     }
-    archive = b"".join(_cpio_entry(name, data) for name, data in files.items())
-    return gzip.compress(archive + _cpio_entry("TRAILER!!!", b""), 1, mtime=0)
+    return gzip.compress(cpio(files), 1, mtime=0)
+
+
+def cpio(files: Mapping[str, bytes]) -> bytes:
+    """An archive of files in the root folder, all executable, as a kernel unpacks it (cpio, newc)."""
+    entries = {**files, "TRAILER!!!": b""}
+    return b"".join(_cpio_entry(name, data) for name, data in entries.items())
 
 
 def _cpio_entry(name: str, data: bytes) -> bytes:

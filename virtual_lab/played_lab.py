@@ -43,7 +43,7 @@ def played(lab: Lab, places: Places, files: media.Media, image: str | None = Non
         update={
             "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
             "people": people, "templates": templates,
-            "media": dict.fromkeys(systems, given), "deadlines": _shorter(lab.deadlines),
+            "media": {**dict.fromkeys(systems, given), **lab.media}, "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
 

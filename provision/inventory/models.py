@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory.boot_chains import Firmware
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -460,6 +461,7 @@ class Node(Part):
     serial: Text | None = None
     locale: Locale = Locale()
     mailto: Mail | None = None
+    firmware: Firmware = "uefi"
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

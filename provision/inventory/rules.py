@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
+from provision.inventory import boot_chains
 from provision.inventory.document import Document, Place
 from provision.inventory.models import (
     MANAGEMENT,
@@ -56,6 +57,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_outside(addresses, networks),
         *_node_rules(nodes, networks, _part(given, "networks")),
         *_system_rules(given, nodes),
+        *_chain_rules(nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_template_rules(given),
@@ -364,6 +366,14 @@ def _system_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterato
             yield _told((*at, "disk", "filesystem"), f'"{disk["filesystem"]}" is not for {system}: only ext4')
         if disk.get("wwn"):
             yield _told((*at, "disk", "wwn"), f"{system} finds no disk by its WWN; give serial or model")
+
+
+def _chain_rules(nodes: Mapping[str, Any]) -> Iterator[Told]:
+    for name, body in nodes.items():
+        firmware, system = str(body.get("firmware")), str(body.get("os"))
+        if why := boot_chains.why_not(firmware, system):
+            other = ("nodes", name, "os")
+            yield _told(("nodes", name, "firmware"), f'"{firmware}" is not for {system}, which {why}', other)
 
 
 def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
