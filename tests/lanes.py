@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-RACKS = ("tests/lab/", "tests/faults/test_killed_run.py")
+RACKS = ("tests/lab/", "tests/firmware/", "tests/faults/test_killed_run.py")
 """Where tests raise racks."""
 
 
