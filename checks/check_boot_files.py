@@ -66,7 +66,7 @@ def test_stranger_gets_no_boot_script(server_host: Host, lab: Lab) -> None:
     assert _status(server_host, f"{service_url(lab)}/boot/{STRANGER}") == "404"
 
 
-def test_stranger_gets_no_answer(server_host: Host, lab: Lab) -> None:
+def test_stranger_gets_no_install(server_host: Host, lab: Lab) -> None:
     """A made-up path is refused, and not a byte of an answer comes with it."""
     url = f"--cacert {CERTIFICATE} {secure_url(lab)}/answer/made-up-by-a-check"
     body = server_host.check_output("curl -sS -X POST -H 'Content-Type: application/json' -d %s " + url,

@@ -1,5 +1,6 @@
 """What a lab is, read from a lab file or a classic nodes.json, with all of its mistakes at once."""
 
+from provision.inventory.first_boot import FirstBoot
 from provision.inventory.models import (
     MANAGEMENT,
     SYSTEMS,
@@ -39,6 +40,7 @@ __all__ = [
     "Deadlines",
     "DhcpRange",
     "Disk",
+    "FirstBoot",
     "Image",
     "InstallImage",
     "InstallMedia",

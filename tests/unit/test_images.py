@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from provision import images, server
+from provision import images, server_media
 from provision.errors import GaveUp, InventoryError, LabError
 from provision.images import Cache
 from provision.images.__main__ import main
@@ -98,7 +98,7 @@ def test_the_server_is_brought_what_was_published(
     lab = load(written({"proxmox-9": mirrors["proxmox-9"], "ubuntu-24.04": mirrors["ubuntu-24.04"]}))
     said: list[str] = []
     with images.ready(lab, said.append):
-        files = {system: server._files_of(system, media) for system, media in lab.media.items()}
+        files = {system: server_media.files_of(system, media) for system, media in lab.media.items()}
     assert {system: set(names) for system, names in files.items()} == {
         "proxmox-9": {"vmlinuz", "initrd.img", "proxmox.iso"},
         "ubuntu-24.04": {"vmlinuz", "initrd.img", "ubuntu.iso"},
@@ -123,7 +123,7 @@ def test_grub_gets_one_more_file_when_it_is_asked_for(mirrors: dict[str, Mirror]
     use(plain)
     lab = load(written({"proxmox-9": mirrors["proxmox-9"]}, grub=True))
     with images.ready(lab, lambda _: None):
-        files = server._files_of("proxmox-9", lab.media["proxmox-9"])
+        files = server_media.files_of("proxmox-9", lab.media["proxmox-9"])
     assert files["initrd-iso.img"].stat().st_size > files["proxmox.iso"].stat().st_size
     assert len(mirrors["proxmox-9"].asked) == 1, "it is made of what is there"
 
@@ -350,7 +350,7 @@ def test_what_an_image_cannot_have_is_said(written: Write) -> None:
     ubuntu = written({"ubuntu-24.04": "http://me:secret@10.10.1.9/a.iso"}, grub=True)
     told = mistakes(ubuntu)
     assert "images.ubuntu-24.04.grub: is for Proxmox alone: ubuntu-24.04 fetches its ISO by itself" in told
-    assert "images.ubuntu-24.04.url: holds a log-in" in told
+    assert "images.ubuntu-24.04.url: has a log-in in it" in told
     assert "secret" not in told
     assert "size" in mistakes(written({"proxmox-9": "http://10.10.1.9/a.iso"}, size=0))
 

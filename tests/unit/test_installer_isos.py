@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_scripts, server
+from provision import boot_scripts, server_media
 from provision.errors import GaveUp, LabError
 from provision.images import initrd, preparation
 from provision.images.iso import MODE_FILE, Unusable, identify, opened
@@ -75,7 +75,7 @@ class Served:
 
     def __init__(self, script: Path, system: str, made: InstallMedia) -> None:
         self.script, self.at = script, f"/media/{system}/"
-        self.files = server._files_of(system, made)
+        self.files = server_media.files_of(system, made)
 
     def fetch(self, uri: str) -> Path:
         path = urlsplit(uri).path
