@@ -25,6 +25,7 @@ from provision.errors import LabError
 from provision.inventory import InstallMedia, Lab, Node
 from provision.remote import Remote, Result, tail
 from provision.run import Done, Run
+from provision.secure_boot import require_trust
 from provision.server_facts import STATE, Facts, Unit, gather
 from provision.server_plan import (
     HTTP_ROOT,
@@ -102,6 +103,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
         "Python packages": _install_python_packages(server, facts, lab.deadlines.server),
         **{f"media {name}": _upload(server, name, media) for name, media in lab.media.items()},
     }
+    require_trust(lab, server)
     shown, prepared["certificate"] = certificate.ensure(lab, server)
     if any(prepared.values()):
         facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
