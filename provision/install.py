@@ -137,9 +137,9 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
 
 def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
     start = _permitted(run, name)
-    seen, after = {"permitted": start}, start.seq
+    seen, after, node = {"permitted": start}, start.seq, lab.nodes[name]
     for phase in PHASES:
-        event = _await(run, name, phase, after, Deadline(deadline_of(lab, phase)))
+        event = _await(run, node, phase, after, Deadline(deadline_of(lab, phase)))
         seen[phase] = event
         # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
         # looked for from the leave on, not from the phase before.
@@ -165,7 +165,9 @@ def _permitted(run: Run, name: str) -> Event:
     return given[-1]
 
 
-def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> Event:
+def _await(run: Run, node: Node, phase: str, after: int, deadline: Deadline) -> Event:
+    name = node.name
+
     def probe() -> Event | NotYet:
         events = [event for event in run.events if event.node == name and event.seq > after]
         _raise_if_failed(name, events)
@@ -177,7 +179,7 @@ def _await(run: Run, name: str, phase: str, after: int, deadline: Deadline) -> E
         return run.news.until(f"phase {phase}", probe, deadline, node=name)
     except GaveUp as error:
         raise GaveUp(
-            error.message, node=name, last_seen=error.last_seen, likely=_likely(run, name, phase)
+            error.message, node=name, last_seen=error.last_seen, likely=_likely(run, node, phase)
         ) from None
 
 
@@ -197,10 +199,12 @@ def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
             raise LabError(f"{phase} failed: {event.text}", node=name, last_seen="\n".join(log) or None)
 
 
-def _likely(run: Run, name: str, phase: str) -> str:
-    texts = [event.text for event in run.events if event.node == name and event.kind == "dhcp"]
-    if phase in ("dhcp", "boot-script") and any("BIOS" in text for text in texts):
-        return f"{name} boots in BIOS mode; the lab asks for UEFI"
+def _likely(run: Run, node: Node, phase: str) -> str:
+    texts = [event.text for event in run.events if event.node == node.name and event.kind == "dhcp"]
+    modes = {mode for mode in ("BIOS", "UEFI") if any(mode in text for text in texts)}
+    wanted = "BIOS" if node.boot_mode == "Legacy" else "UEFI"
+    if phase in ("dhcp", "boot-script") and (others := modes - {wanted}):
+        return f"{node.name} boots in {others.pop()} mode; the lab asks for {wanted}"
     return LIKELY[phase]
 
 

@@ -23,6 +23,7 @@ from provision.errors import LabError
 from provision.inventory import Lab
 from provision.remote import Remote, Result, script, tail
 from provision.run import Done, Run
+from provision.secure_boot import require_trust
 from provision.server_facts import STATE, Facts, Unit, gather
 from provision.server_plan import (
     NODES_SOCKET,
@@ -93,6 +94,7 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
         found = survey(lab, server)
         prepared = found.preparations
         _prepare(server, found, lab.deadlines.server)
+    require_trust(lab, server)
     if any(prepared.values()):
         found = _surveyed_again(lab, server)
     changing = found.changing

@@ -9,7 +9,7 @@ from threading import Event as Flag
 from typing import TypeVar
 
 from provision.errors import NodesFailed
-from provision.wait import called_off
+from provision.wait import NOTICE, called_off
 
 T = TypeVar("T")
 N = TypeVar("N")
@@ -30,7 +30,9 @@ def together(nodes: Mapping[str, N], action: Callable[[N], T], *, most: int = 64
     with ThreadPoolExecutor(max_workers=min(most, len(nodes)), thread_name_prefix="node") as pool:
         try:
             futures = {name: pool.submit(context.copy().run, action, node) for name, node in nodes.items()}
-            wait(futures.values())
+            # Over and over: a signal that comes just before a wait without end is noticed only after it.
+            while wait(futures.values(), timeout=NOTICE).not_done:
+                pass
         except KeyboardInterrupt:
             stop.set()
             raise

@@ -53,6 +53,7 @@ def ready(folder: Path, say: Say) -> media.Media:
 
 
 def _make(made: Path, folder: Path, say: Say) -> None:
+    images.remove_unused("telling", folder)
     images.remove_partial("telling", folder)
     say("fetching a kernel for real firmware, the first time only")
     root, partial = folder / f".{made.name}.partial-root", folder / f".{made.name}.partial"

@@ -66,6 +66,8 @@ class HandsNode(Part):
     name: Annotated[str, Field(pattern=WORD)]
     serial: str | None = None
     mac: Annotated[str, Field(pattern=MAC)]
+    network_target: Literal["Pxe", "UefiHttp"] = "Pxe"
+    boot_mode: Literal["UEFI", "Legacy"] = "UEFI"
     macs: tuple[Annotated[str, Field(pattern=MAC)], ...]
     bmc: HandsConsole
 
@@ -115,6 +117,8 @@ def _node(node: Node) -> HandsNode:
         name=node.name,
         serial=node.serial,
         mac=node.mac,
+        network_target=node.network_target,
+        boot_mode=node.boot_mode,
         macs=tuple(sorted(node.all_macs)),
         bmc=_console(node.name, node.bmc),
     )

@@ -13,6 +13,8 @@ from typing import Literal
 
 Firmware = Literal["uefi", "uefi-http", "bios", "secure-boot"]
 Loader = Literal["iPXE", "GRUB"]
+Target = Literal["Pxe", "UefiHttp"]
+Mode = Literal["UEFI", "Legacy"]
 
 ARCHITECTURES = MappingProxyType({"is_bios": (0,), "is_uefi": (7, 9), "is_http": (16,)})
 """The client architectures (DHCP option 93, IANA's processor architecture types) behind each tag of dnsmasq.
@@ -52,8 +54,8 @@ class Chain:
     doors: tuple[str, ...]
     files: tuple[str, ...]
     loader: Loader
-    target: Literal["Pxe", "UefiHttp"] = "Pxe"
-    mode: Literal["UEFI", "Legacy"] = "UEFI"
+    target: Target = "Pxe"
+    mode: Mode = "UEFI"
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property

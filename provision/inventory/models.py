@@ -25,7 +25,7 @@ from pydantic import (
 
 from provision.errors import InventoryError, Mistake
 from provision.inventory import ubuntu
-from provision.inventory.boot_chains import Firmware
+from provision.inventory.boot_chains import CHAINS, Firmware, Mode, Target
 from provision.inventory.disk_options import (
     Btrfs,
     Lvm,
@@ -559,6 +559,16 @@ class Node(Part):
     def management(self) -> IPv4Address:
         """The node's address on the management network."""
         return self.addresses[MANAGEMENT]
+
+    @property
+    def network_target(self) -> Target:
+        """What its BMC calls the network boot that its firmware is to do."""
+        return CHAINS[self.firmware].target
+
+    @property
+    def boot_mode(self) -> Mode:
+        """What its BMC calls the mode of its firmware."""
+        return CHAINS[self.firmware].mode
 
     @property
     def all_macs(self) -> frozenset[str]:

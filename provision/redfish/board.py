@@ -74,16 +74,20 @@ class Board:
             return override.read(self._conn, self._conn.read(self._system))
 
     def set_boot_once_pxe(self) -> BootOverride:
-        """Make the next boot, and only that, a UEFI network boot; returns what the BMC then reads back.
+        """Make the next boot, and only that, a network boot; returns what the BMC then reads back.
 
         Raises GaveUp when the BMC accepts it and does not keep it.
         """
         return self.set_boot_once("Pxe")
 
-    def set_boot_once(self, target: Target) -> BootOverride:
-        """Make the next boot, and only that, a UEFI boot from network (Pxe) or disk (Hdd), likewise."""
+    def set_boot_once(self, source: Literal["Pxe", "Hdd"]) -> BootOverride:
+        """Make the next boot, and only that, one from network (Pxe) or disk (Hdd), likewise.
+
+        It is in the mode of the machine's firmware, and from network by HTTP where that is how it boots.
+        """
+        target = self.node.network_target if source == "Pxe" else source
         with self._asked_for(f"one {override.NAMES[target]} boot"):
-            override.send_once(self._conn, self._system, self.timing, target)
+            override.send_once(self._conn, self._system, self.timing, target, self.node.boot_mode)
             return self._kept(target)
 
     def clear_boot_override(self) -> None:
@@ -123,14 +127,14 @@ class Board:
     def _kept(self, target: Target) -> BootOverride:
         def probe() -> BootOverride | NotYet:
             read = override.read(self._conn, self._conn.read(self._system))
-            return read if read.is_once(target) else NotYet(str(read))
+            return read if read.is_once(target, mode) else NotYet(str(read))
 
-        name = override.NAMES[target]
+        name, mode = override.NAMES[target], self.node.boot_mode
         try:
             return self.timing.kept.until(f"the {name} boot to be read back", probe)
         except GaveUp as error:
             raise GaveUp(
-                f"one UEFI {name} boot was accepted but not kept for {self.timing.kept.seconds:g} s",
+                f"one {mode} {name} boot was accepted but not kept for {self.timing.kept.seconds:g} s",
                 last_seen=error.last_seen,
                 likely=f"a setting of the machine's firmware stands against it: boot mode, {name} boot",
             ) from error

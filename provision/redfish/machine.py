@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Secret(Protocol):
@@ -50,7 +50,10 @@ class Console(Protocol):
 
 
 class Machine(Protocol):
-    """A machine: what it is called, what proves it, and its console. MACs in lower case with colons."""
+    """A machine: what it is called, what proves it, and its console. MACs in lower case with colons.
+
+    `network_target` and `boot_mode` are Redfish's words for how it boots from network.
+    """
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -60,5 +63,9 @@ class Machine(Protocol):
     def mac(self) -> str: ...  # noqa: D102
     @property
     def all_macs(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def network_target(self) -> Literal["Pxe", "UefiHttp"]: ...  # noqa: D102
+    @property
+    def boot_mode(self) -> Literal["UEFI", "Legacy"]: ...  # noqa: D102
     @property
     def bmc(self) -> Console: ...  # noqa: D102

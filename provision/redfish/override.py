@@ -24,8 +24,9 @@ from provision.wait import NotYet
 TARGET = "BootSourceOverrideTarget"
 ENABLED = "BootSourceOverrideEnabled"
 MODE = "BootSourceOverrideMode"
-Target = Literal["Pxe", "Hdd"]
-NAMES: dict[Target, str] = {"Pxe": "network", "Hdd": "disk"}
+Target = Literal["Pxe", "UefiHttp", "Hdd"]
+Mode = Literal["UEFI", "Legacy"]
+NAMES: dict[Target, str] = {"Pxe": "network", "UefiHttp": "HTTP", "Hdd": "disk"}
 UNDER_WAY = frozenset({"New", "Starting", "Running", "Pending", "Service", "Stopping", "Cancelling"})
 FAILED = frozenset({"Exception", "Killed", "Cancelled", "Interrupted", "Suspended"})
 
@@ -54,9 +55,9 @@ class BootOverride:
         """Whether the next boot, and only that, is a network boot that is not known to be a legacy one."""
         return self.is_once("Pxe")
 
-    def is_once(self, target: Target) -> bool:
-        """Whether the next boot, and only that, is from there and not known to be a legacy one."""
-        return (self.target, self.enabled) == (target, "Once") and self.mode in (None, "UEFI")
+    def is_once(self, target: Target, mode: Mode = "UEFI") -> bool:
+        """Whether the next boot, and only that, is from there and not known to be of another mode."""
+        return (self.target, self.enabled) == (target, "Once") and self.mode in (None, mode)
 
     @property
     def used_up(self) -> bool:
@@ -74,8 +75,8 @@ def read(conn: Connection, system: Mapping[str, Json]) -> BootOverride:
     return waiting if waiting and waiting.pending else BootOverride.of(system)
 
 
-def send_once(conn: Connection, path: str, timing: Timing, target: Target) -> None:
-    """Ask for one UEFI boot from there; that the BMC accepts it does not mean that it keeps it."""
+def send_once(conn: Connection, path: str, timing: Timing, target: Target, mode: Mode) -> None:
+    """Ask for one boot from there in this mode; that the BMC accepts it does not mean that it keeps it."""
     system = conn.read(path)
     place, boot = _place(conn, path, system)
     offered = words(boot.get(f"{TARGET}@Redfish.AllowableValues"))
@@ -84,11 +85,12 @@ def send_once(conn: Connection, path: str, timing: Timing, target: Target) -> No
     if not boot:
         raise Refused("the BMC takes no boot override")
     wanted: dict[str, str] = {TARGET: target, ENABLED: "Once"}
-    mode = _mode(boot, whole=place != path or "supermicro" in str(system.get("Manufacturer")).lower())
+    whole = place != path or "supermicro" in str(system.get("Manufacturer")).lower()
+    also = _mode(boot, mode, whole=whole)
     try:
-        _patch(conn, place, {**wanted, **mode}, timing)
+        _patch(conn, place, {**wanted, **also}, timing)
     except exceptions.BadRequestError:
-        if not mode:
+        if not also:
             raise
         _patch(conn, place, wanted, timing)
 
@@ -114,16 +116,16 @@ def _place(conn: Connection, path: str, system: Mapping[str, Json]) -> tuple[str
     return (settings[0] if settings else path), boot
 
 
-def _mode(boot: Mapping[str, Json], *, whole: bool) -> dict[str, str]:
+def _mode(boot: Mapping[str, Json], mode: Mode, *, whole: bool) -> dict[str, str]:
     """The mode to send along: where it is known, and there only if it must change or `whole` is asked for.
 
     Supermicro's X10 and HPE's iLO refuse it, and Dell's iDRAC starts a job for one that does not change.
     Supermicro's X11 and later fall back to Legacy without it, and AMI's settings resource wants all.
     """
     known = words(boot.get(f"{MODE}@Redfish.AllowableValues"))
-    if MODE not in boot or (known and "UEFI" not in known):
+    if MODE not in boot or (known and mode not in known):
         return {}
-    return {MODE: "UEFI"} if whole or boot[MODE] != "UEFI" else {}
+    return {MODE: mode} if whole or boot[MODE] != mode else {}
 
 
 def _patch(conn: Connection, path: str, boot: Mapping[str, str], timing: Timing) -> None:

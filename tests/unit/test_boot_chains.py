@@ -90,7 +90,7 @@ def test_the_tftp_folder_has_the_labs_boot_files_and_no_others(
     text = content(lab, server_plan.BOOT_FILES_CONF, monkeypatch)
     links = {line.split()[1].rpartition("/")[2]: line.split()[0] for line in text.splitlines()[1:]}
     assert links == {
-        "tftp": "d", "snponly.efi": "r", "undionly.kpxe": "r", "shimx64.efi": "L+", "grubx64.efi": "L+",
+        "tftp": "d", "grub": "d", "snponly.efi": "r", "undionly.kpxe": "r", "shimx64.efi": "L+", "grubx64.efi": "L+",
     }  # fmt: skip
     assert server_plan.boot_files(lab) == ("shimx64.efi", "grubx64.efi")
 

@@ -55,6 +55,15 @@ def test_a_node_in_bios_mode_is_recognised(lab: Lab, run: Run) -> None:
     assert caught.value.likely == "node2 boots in BIOS mode; the lab asks for UEFI"
 
 
+def test_a_node_in_uefi_mode_that_should_boot_by_bios_is_recognised(lab: Lab, run: Run) -> None:
+    bios = lab.nodes["node2"].model_copy(update={"firmware": "bios"})
+    reach(run)
+    event(run, "dhcp", text="DISCOVER, UEFI x86-64 (7), PXEClient")
+    with pytest.raises(GaveUp) as caught:
+        install._follow_phases(lab.model_copy(update={"nodes": {**lab.nodes, "node2": bios}}), run, "node2")
+    assert caught.value.likely == "node2 boots in UEFI mode; the lab asks for BIOS"
+
+
 def test_a_reported_failure_ends_the_wait_at_once_with_the_logs_end(lab: Lab, run: Run) -> None:
     reach(run, "dhcp", "boot-script", "answer", "installed", "first-boot")
     event(run, "failed", text="line 12: ifreload -a", log="first\nsecond\nerror: vmbr1: no such port\n")

@@ -170,6 +170,15 @@ def test_grub_has_scripts_of_its_own(bench: Bench, path: str) -> None:
     assert bench.nodes.get(path).text == "exit\n"
 
 
+def test_grub_may_ask_how_large_its_script_is_which_is_no_event(bench: Bench) -> None:
+    bench.grant(grub_script="install by grub\n")
+    before = len(bench.store.events())
+    asked = bench.nodes.request("HEAD", f"/grub/{MAC1}")
+    assert (asked.status_code, asked.headers["content-length"]) == (200, "16")
+    assert len(bench.store.events()) == before
+    assert bench.nodes.request("HEAD", f"/boot/{MAC1}").status_code == 405
+
+
 def test_without_a_script_for_grub_a_node_is_not_installed_by_it(bench: Bench) -> None:
     bench.grant()
     assert (bench.nodes.get(f"/grub/{MAC1}").text, bench.last().text) == ("exit\n", "local disk")

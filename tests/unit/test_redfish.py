@@ -540,6 +540,32 @@ def test_the_mode_is_sent_where_it_must_be(
     assert bmc.patches[0][1] == {"Boot": sent}
 
 
+@pytest.mark.parametrize(
+    ("firmware", "network", "disk"),
+    [
+        ("uefi-http", {TARGET: "UefiHttp", ENABLED: "Once"}, {TARGET: "Hdd", ENABLED: "Once"}),
+        ("bios", {**ONCE, MODE: "Legacy"}, {TARGET: "Hdd", ENABLED: "Once"}),
+        ("secure-boot", ONCE, {TARGET: "Hdd", ENABLED: "Once"}),
+    ],
+)
+def test_a_boot_is_asked_for_as_the_nodes_firmware_does_it(
+    serve: Serve, firmware: str, network: dict[str, str], disk: dict[str, str]
+) -> None:
+    offers = {f"{TARGET}@Redfish.AllowableValues": ["None", "Pxe", "Hdd", "UefiHttp"]}
+    tree = fake.written(Boot=boot(**{MODE: "UEFI"}, **offers))
+    bmc, board = serve(tree, node().model_copy(update={"firmware": firmware}))
+    board.set_boot_once_pxe()
+    board.set_boot_once("Hdd")
+    assert [patch["Boot"] for _, patch in bmc.patches] == [network, disk]
+
+
+def test_a_bmc_without_http_boot_is_refused_with_what_it_offers(serve: Serve) -> None:
+    bmc, board = serve(None, node().model_copy(update={"firmware": "uefi-http"}))
+    with pytest.raises(Refused, match="the BMC offers no HTTP boot, only None, Pxe, Hdd"):
+        board.set_boot_once_pxe()
+    assert not bmc.patches
+
+
 def test_a_refused_mode_is_left_out_and_legacy_is_not_put_up_with(serve: Serve) -> None:
     bmc, board = serve(fake.written(Boot=boot(**{MODE: "Legacy"})), None, refuse_mode=True)
     with pytest.raises(GaveUp, match="target Pxe, enabled Once, mode Legacy"):
