@@ -8,7 +8,7 @@ from testinfra.host import Host
 from provision.certificate import CERTIFICATE
 from provision.inventory import Lab, Node
 from provision.journal import Evidence
-from provision.server_plan import TFTP_ROOT, secure_url, service_url
+from provision.server_plan import HTTP_ROOT, TFTP_ROOT, secure_url, service_url
 
 pytestmark = pytest.mark.step("server")
 
@@ -41,6 +41,18 @@ def test_install_medium_is_whole(server_host: Host, lab: Lab, evidence: Evidence
         assert f"content-length: {brought[name]}\n" in headers.lower().replace("\r", "")
 
 
+@pytest.mark.parametrize("file", ["vmlinuz", "initrd.img", "iso"])
+def test_install_medium_is_what_was_prepared(
+    server_host: Host, lab: Lab, evidence: Evidence, file: str
+) -> None:
+    """The server has each file of the install media byte for byte as it was prepared."""
+    for system in lab.media:
+        prepared = evidence.facts["media_sha256"][system]
+        name = next(name for name in prepared if name.endswith(file))
+        there = server_host.check_output(f"sha256sum {HTTP_ROOT}/{system}/{name}")
+        assert there.split()[0] == prepared[name], f"{system}: {name}"
+
+
 def test_boot_script_of_node(server_host: Host, lab: Lab, node: Node) -> None:
     """A node without leave to install is told, by name, to boot from its disk."""
     script = server_host.check_output(f"curl -fsS {service_url(lab)}/boot/{node.mac}")
@@ -54,7 +66,7 @@ def test_stranger_gets_no_boot_script(server_host: Host, lab: Lab) -> None:
     assert _status(server_host, f"{service_url(lab)}/boot/{STRANGER}") == "404"
 
 
-def test_stranger_gets_no_answer(server_host: Host, lab: Lab) -> None:
+def test_stranger_gets_no_install(server_host: Host, lab: Lab) -> None:
     """A made-up path is refused, and not a byte of an answer comes with it."""
     url = f"--cacert {CERTIFICATE} {secure_url(lab)}/answer/made-up-by-a-check"
     body = server_host.check_output("curl -sS -X POST -H 'Content-Type: application/json' -d %s " + url,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from provision.errors import LabError
 from provision.inventory import Lab
 from provision.journal import Evidence
-from provision.remote import Remote, tail
+from provision.remote import Remote, script, tail
 
 FOLDER = "/etc/rackproof/tls"
 KEY, CERTIFICATE = f"{FOLDER}/server.key", f"{FOLDER}/server.crt"
@@ -28,7 +27,7 @@ good() {
   openssl x509 -in "$crt" -noout -ext subjectAltName |
     grep -qxF "    IP Address:$address, DNS:$fqdn, DNS:$name"
 }
-if good 2>/dev/null; then echo kept; else
+if good 2>/dev/null; then echo kept; elif [ "$7" = look ]; then echo none; exit; else
   mkdir -p "$folder"; chmod 755 "$folder"; new=$(mktemp -d "$folder/.new.XXXXXX"); trap 'rm -rf "$new"' EXIT
   umask 077
   cat >"$new/conf" <<CONF
@@ -72,12 +71,32 @@ class Certificate:
         return {"pem": self.pem, "fingerprint": self.fingerprint}
 
 
-def ensure(lab: Lab, server: Remote) -> tuple[Certificate, bool]:
-    """The server's certificate, and whether it had to be made."""
+class Unmade(Certificate):
+    """Stands for a certificate that is still to be made."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A word in the place of the digits."""
+        return self.pem
+
+
+UNMADE = Unmade("that-of-the-certificate-to-be-made")
+
+
+def standing(lab: Lab, server: Remote) -> Certificate | None:
+    """The server's certificate, None when it has to be made; nothing is touched."""
+    how, _, pem = _said(lab, server, "look").partition("\n")
+    return Certificate(pem) if how == "kept" else None
+
+
+def ensure(lab: Lab, server: Remote) -> Certificate:
+    """The server's certificate, made when it has to be."""
+    return Certificate(_said(lab, server, "make").partition("\n")[2])
+
+
+def _said(lab: Lab, server: Remote, purpose: str) -> str:
     names = [str(lab.server.address), f"{lab.server.name}.{lab.domain}", lab.server.name]
-    said = server.check(shlex.join(["sh", "-c", MAKE, "rackproof", FOLDER, KEY, CERTIFICATE, *names]))
-    how, _, pem = said.partition("\n")
-    return Certificate(pem), how == "made"
+    return server.check(script(MAKE, FOLDER, KEY, CERTIFICATE, *names, purpose))
 
 
 def read_back(lab: Lab, server: Remote, certificate: Certificate) -> None:

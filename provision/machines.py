@@ -41,12 +41,10 @@ class Machines:
     @property
     def server(self) -> Remote:
         """The provisioning server."""
-        if self._lab.server.host == "local":
-            return self._opened("server", None)
-        return self._opened("server", server_target(self._lab))
+        return self._opened("server", _server_target(self._lab))
 
     def node(self, name: str, *, host_keys: tuple[str, ...] | None = None) -> Remote:
-        """A node, by these host keys or those that its last install reported; raises Unreachable."""
+        """A node, by these host keys or those known of its last install; raises Unreachable."""
         keys = host_keys or self._host_keys(name)
         return self._opened(name, node_target(self._lab, self._lab.nodes[name], keys))
 
@@ -65,7 +63,7 @@ class Machines:
     def _opened(self, name: str, target: Target | None) -> Remote:
         with self._lock:
             if name not in self._open:
-                self._open[name] = LocalRemote(name) if target is None else remote.connect(target)
+                self._open[name] = _reached(name, target)
             return self._open[name]
 
     def _host_keys(self, node: str) -> tuple[str, ...] | None:
@@ -90,9 +88,22 @@ class _Nodes(Mapping[str, Remote]):
 
 
 def host_keys_of(install: Evidence, node: str) -> tuple[str, ...] | None:
-    """The SSH host keys that a node's installer reported, None when it reported none."""
+    """The SSH host keys that are known of a node's install, None when none are."""
     keys = install.nodes.get(node, {}).get("ssh_host_keys", [])
     return tuple(keys) or None
+
+
+def server(lab: Lab) -> Remote:
+    """The provisioning server, over a connection of its own; raises Unreachable."""
+    return _reached("server", _server_target(lab))
+
+
+def _reached(name: str, target: Target | None) -> Remote:
+    return LocalRemote(name) if target is None else remote.connect(target)
+
+
+def _server_target(lab: Lab) -> Target | None:
+    return None if lab.server.host == "local" else server_target(lab)
 
 
 def server_target(lab: Lab) -> Target:

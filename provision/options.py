@@ -44,6 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--resume", action="store_true", help="act from the first step that left no evidence")
     group.addoption(
+        "--plan", action="store_true",
+        help="say what -m provision would do, step server as a diff, and touch nothing; exit 6 if it differs",
+    )  # fmt: skip
+    group.addoption(
         "--wait", type=float, default=0.0, metavar="MINUTES", help="wait for a lab that another run holds"
     )
     group.addoption(

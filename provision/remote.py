@@ -205,6 +205,13 @@ def password_refused(target: Target, password: str | None = None, *, timeout: fl
     return refused(target, password, timeout=timeout)
 
 
+def shown_host_key(target: Target, *, timeout: float = 10.0) -> str:
+    """The host key that a machine shows, as type and key; nobody logs in. Raises Unreachable."""
+    from provision.ssh import shown_host_key as shown  # noqa: PLC0415
+
+    return shown(target, timeout=timeout)
+
+
 def open_count() -> int:
     """SSH connections that this process has opened so far."""
     return len(_opened_to)
@@ -219,6 +226,11 @@ def gave_up(name: str, command: str, timeout: float, output: bytes) -> GaveUp:
     """The error of a command that did not finish in time, with the end of what it said until then."""
     message = f'"{short(command)}" did not finish within {timeout:g} s'
     return GaveUp(message, node=name, last_seen=tail(_text(output)) or "no output")
+
+
+def script(text: str, *arguments: str) -> str:
+    """The command that runs a shell script with these arguments."""
+    return shlex.join(["sh", "-c", text, "rackproof", *arguments])
 
 
 def short(command: str, most: int = 160) -> str:

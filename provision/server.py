@@ -14,20 +14,17 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
-from provision import boot_scripts, certificate
-from provision.boot_service.client import BootService
-from provision.boot_service.messages import RackNode
+from provision import certificate, server_media, server_told
 from provision.certificate import Certificate
 from provision.errors import LabError
-from provision.inventory import InstallMedia, Lab, Node
-from provision.remote import Remote, Result, tail
+from provision.inventory import Lab
+from provision.remote import Remote, Result, script, tail
 from provision.run import Done, Run
 from provision.server_facts import STATE, Facts, Unit, gather
 from provision.server_plan import (
-    HTTP_ROOT,
     NODES_SOCKET,
     OPERATOR_SOCKET,
     PACKAGES,
@@ -36,21 +33,18 @@ from provision.server_plan import (
     UNIT_NAMES,
     File,
     Part,
-    medium,
     options,
     parts,
     paths,
     requirements_digest,
     service_url,
 )
-from provision.spans import at_work
-from provision.standing import standing_order
+from provision.server_survey import Survey, survey
 from provision.together import together
 
 __all__ = ["NODES_SOCKET", "OPERATOR_SOCKET", "arm", "configure", "disarm", "put", "service_url"]
 
 OLD = f"{STATE}/old"
-UPLOAD = 1800.0
 SOCKETS = (("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 69), ("tcp", 80), ("tcp", 443))
 UNPACK = """set -eu
 state=$1; rm -rf "$state/new"; mkdir -p "$state/applied" "$state/new"; chmod 700 "$state"
@@ -79,11 +73,10 @@ echo "$2" >"$to.new/.requirements.sha256"; rm -rf "$to.old"; [ ! -e "$to" ] || m
 mv -T "$to.new" "$to"; rm -rf "$to.old" "$to.txt"
 """
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=60"
-TAKE = """set -eu
-path=$1; mkdir -p "$(dirname "$path")"; new="$path.new"; trap 'rm -f "$new"' EXIT
-cat >"$new"; [ "$(sha256sum <"$new")" = "$2  -" ] || { echo "it did not arrive whole" >&2; exit 1; }
-chmod 644 "$new"; touch -d "@$3" "$new"; sync "$new"; mv -fT "$new" "$path"
-"""
+ADD_USER = (
+    "useradd --system --user-group --no-create-home --home-dir /var/lib/rackproof-boot"
+    " --shell /usr/sbin/nologin rackproof"
+)
 
 
 def configure(lab: Lab, server: Remote, run: Run) -> Done:
@@ -93,26 +86,22 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     program refuses its rendered configuration (nothing was replaced then), or when a service does not
     start with it (the old files are back then).
     """
-    facts = gather(server, paths(), UNIT_NAMES)
-    _can_serve(lab, server, facts)
-    prepared = {
-        "packages": _install_packages(server, facts, lab.deadlines.server),
-        "user rackproof": _add_user(server, facts),
-        "Python packages": _install_python_packages(server, facts, lab.deadlines.server),
-        **{f"media {name}": _upload(server, name, media) for name, media in lab.media.items()},
-    }
-    shown, prepared["certificate"] = certificate.ensure(lab, server)
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    with images.ready(lab, lambda text: run.say("image", text, step="server")):
+        found = survey(lab, server)
+        prepared = found.preparations
+        _prepare(server, found, lab.deadlines.server)
     if any(prepared.values()):
-        facts = gather(server, paths(), UNIT_NAMES)
-    wanted = parts(lab, facts, shown)
-    changing = [part for part in wanted if not part.stands(facts)]
-    put(server, changing, facts, run)
-    done = {**prepared, **{part.name: part in changing for part in wanted}}
-    done |= _make_known(lab, server, shown)
+        found = _surveyed_again(lab, server)
+    changing = found.changing
+    put(server, changing, found.facts, run)
+    done = {**prepared, **{part.name: part in changing for part in found.parts}}
+    done |= server_told.tell(lab, server, found.certificate)
     return Done(
         changed=[name for name, changed in done.items() if changed],
         unchanged=[name for name, changed in done.items() if not changed],
-        facts=_read_back(lab, server, shown, facts if not changing else None),
+        facts=_read_back(lab, server, found.certificate, found.facts if not changing else None),
     )
 
 
@@ -141,84 +130,40 @@ def put(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> No
     _stage(server, [file for part in changing for file in part.files])
     together({part.name: part for part in changing}, lambda part: _test(server, part))
     marks = {f"{STATE}/applied/{part.unit}": part.digest for part in changing}
-    server.check(_script(KEEP_OLD, OLD, *_paths(changing)))
+    server.check(script(KEEP_OLD, OLD, *_paths(changing)))
     with ExitStack() as unless_done:
         unless_done.callback(_put_back, server, changing, before, run)
-        server.check(f"rm -f {shlex.join(marks)} && {_script(PUT_IN_PLACE, STAGED, *_paths(changing))}")
+        server.check(f"rm -f {shlex.join(marks)} && {script(PUT_IN_PLACE, STAGED, *_paths(changing))}")
         _start(server, changing, before)
         unless_done.pop_all()
     keep = " && ".join(f"echo {digest} >{mark}" for mark, digest in marks.items())
     server.check(f"{keep} && rm -rf {STAGED} {OLD}")
 
 
-def _can_serve(lab: Lab, server: Remote, facts: Facts) -> None:
-    if not facts.root:
-        raise LabError("the server step changes system services; it needs root there", node=server.name)
-    if str(lab.server.address) not in facts.addresses:
-        message = f"it does not have the lab's server address {lab.server.address}"
-        raise LabError(message, node=server.name, last_seen=f"its addresses are {', '.join(facts.addresses)}")
-    missing = [link for link in (lab.server.lan, lab.server.wan) if link and link not in facts.links]
-    if missing:
-        message = f"it has no network interface {' or '.join(missing)}, which the lab file names"
-        raise LabError(message, node=server.name, last_seen=f"its interfaces are {', '.join(facts.links)}")
-
-
-def _install_packages(server: Remote, facts: Facts, timeout: float) -> bool:
-    if facts.missing:
-        names = shlex.join(facts.missing)
-        install = f"{APT} update && {APT} install --no-install-recommends {names}"
+def _prepare(server: Remote, found: Survey, timeout: float) -> None:
+    """What the parts stand on, apart from the certificate."""
+    if found.packages:
+        install = f"{APT} update && {APT} install --no-install-recommends {shlex.join(found.packages)}"
         server.check(install, timeout=timeout)
-    return bool(facts.missing)
+    if not found.facts.user:
+        server.check(ADD_USER)
+    if found.lacks_libraries:
+        command = script(PIP, PACKAGES, requirements_digest())
+        server.check(command, stdin=REQUIREMENTS, timeout=timeout)
+    for delivery in chain.from_iterable(found.media.values()):
+        server_media.deliver(server, delivery)
 
 
-def _add_user(server: Remote, facts: Facts) -> bool:
-    if not facts.user:
-        home = "--no-create-home --home-dir /var/lib/rackproof-boot --shell /usr/sbin/nologin"
-        server.check(f"useradd --system --user-group {home} rackproof")
-    return not facts.user
-
-
-def _install_python_packages(server: Remote, facts: Facts, timeout: float) -> bool:
-    digest = requirements_digest()
-    if facts.requirements == digest:
-        return False
-    pip = f"python3 -m pip --version >/dev/null 2>&1 || {{ {APT} update && {APT} install python3-pip; }}"
-    server.check(pip, timeout=timeout)
-    server.check(_script(PIP, PACKAGES, digest), stdin=REQUIREMENTS, timeout=timeout)
-    return True
-
-
-def _upload(server: Remote, name: str, media: InstallMedia) -> bool:
-    """Bring the installer's files to the server; True when one was sent."""
-    folder = f"{HTTP_ROOT}/{name}"
-    files = _files_of(name, media)
-    there = server.run(f"cd {folder} && stat -c '%n %s %Y' -- *").stdout.splitlines()
-    # As rsync does: the same size and time are the same file. A digest of an ISO takes seconds.
-    differ = {to: file for to, file in files.items() if _line(to, file) not in there}
-    names = {line.split()[0] for line in there}
-    sent = [_send(server, f"{folder}/{to}", file, to in names) for to, file in differ.items()]
-    return any(sent)
-
-
-def _line(name: str, file: Path) -> str:
-    about = file.stat()
-    return f"{name} {about.st_size} {int(about.st_mtime)}"
-
-
-def _send(server: Remote, path: str, file: Path, exists: bool) -> bool:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    modified = int(file.stat().st_mtime)
-    same = f"echo '{digest}  {path}' | sha256sum --check --status && touch -d @{modified} {path}"
-    if exists and server.run(same, timeout=UPLOAD).rc == 0:
-        return False
-    server.check(_script(TAKE, path, digest, str(modified)), stdin=file, timeout=UPLOAD)
-    return True
+def _surveyed_again(lab: Lab, server: Remote) -> Survey:
+    """What the server holds now that everything is there that its parts stand on."""
+    shown = certificate.ensure(lab, server)
+    facts = gather(server, paths(), UNIT_NAMES)
+    return Survey(facts, shown, {}, parts(lab, facts, shown))
 
 
 def _stage(server: Remote, files: Sequence[File]) -> None:
     archive = tar(files)
-    server.check(_script(UNPACK, STATE, hashlib.sha256(archive).hexdigest()), stdin=archive)
+    server.check(script(UNPACK, STATE, hashlib.sha256(archive).hexdigest()), stdin=archive)
 
 
 def tar(files: Sequence[File]) -> bytes:
@@ -264,7 +209,7 @@ def _put_back(server: Remote, changing: Sequence[Part], before: Facts, run: Run)
     try:
         # A unit that is about to go again can be stopped only while its file is there.
         _systemctl(server, {"disable --quiet --now": new})
-        server.check(_script(PUT_IN_PLACE, OLD, *_paths(changing)))
+        server.check(script(PUT_IN_PLACE, OLD, *_paths(changing)))
         server.check(" && ".join(["systemctl daemon-reload", *(part.undo for part in changing)]))
         _systemctl(server, {"disable --quiet": off, "stop": idle, "restart": running})
         # It says no of a unit without a failure to forget.
@@ -319,68 +264,7 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "services": {name: unit.active for name, unit in facts.units.items()},
         "listening": list(facts.listening),
         "certificate": shown.facts,
-        "media": _media(lab),
+        "media": server_media.sizes(lab),
+        "media_sha256": server_media.checksums(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }
-
-
-def _make_known(lab: Lab, server: Remote, certificate: Certificate) -> dict[str, bool]:
-    """Tell the boot service which nodes and people there are; whoever has no leave boots from its disk.
-
-    Returns what of it was new to the service.
-    """
-    consoles = [node.bmc.mac for node in lab.nodes.values() if node.bmc.mac]
-    nodes = [_rack_node(lab, node, certificate) for node in lab.nodes.values()]
-    isos = [_sha256(f"{name}:{secret.reveal()}") for name, secret in lab.server.iso_tokens.items()]
-    with server.forward_socket(OPERATOR_SOCKET) as socket, at_work(server.name):
-        service = BootService(socket)
-        return {
-            "nodes of the boot service": service.put_rack(
-                lab.name, nodes, consoles, iso_tokens_sha256=isos, classic=lab.classic
-            ),
-            "accounts of the boot service": service.put_accounts(_accounts(lab)),
-        }
-
-
-def _rack_node(lab: Lab, node: Node, certificate: Certificate) -> RackNode:
-    ipxe, grub = boot_scripts.local(node)
-    bootable = node.os in lab.media
-    rescue = boot_scripts.rescue(lab, node) if bootable else None
-    return RackNode(
-        name=node.name,
-        macs=tuple(sorted(node.all_macs)),
-        address=node.management,
-        boot_script=ipxe,
-        grub_script=grub,
-        rescue_script=rescue and rescue.ipxe(lab),
-        rescue_grub=rescue and rescue.grub(lab),
-        standing_order=standing_order(lab, node, certificate) if bootable and lab.has_operator else None,
-    )
-
-
-def _accounts(lab: Lab) -> list[dict[str, str]]:
-    return [
-        {"name": name, "role": person.role, person.proof: person.secret.reveal()}
-        for name, person in lab.people.items()
-    ]
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _media(lab: Lab) -> dict[str, dict[str, int]]:
-    """Bytes of each file of the install media, by operating system."""
-    return {
-        system: {name: file.stat().st_size for name, file in _files_of(system, media).items()}
-        for system, media in lab.media.items()
-    }
-
-
-def _files_of(system: str, media: InstallMedia) -> dict[str, Path]:
-    names = medium(system)
-    return {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
-
-
-def _script(script: str, *arguments: str) -> str:
-    return shlex.join(["sh", "-c", script, "rackproof", *arguments])

@@ -23,6 +23,7 @@ NEEDED = {
     "curl": "/usr/bin/curl",
     "openssl": "/usr/bin/openssl",
     "bind9-dnsutils": "/usr/bin/dig",
+    "python3-pip": "/usr/lib/python3/dist-packages/pip",
 }
 PROGRAMS = ("dnsmasq-base", "nginx", "nftables", "chrony", "ipxe", "python3")
 

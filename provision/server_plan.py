@@ -13,6 +13,7 @@ from typing import Any
 from provision.boot_service.hands_config import hands_config
 from provision.certificate import CERTIFICATE, KEY, Certificate
 from provision.inventory import Lab
+from provision.inventory.images import COMBINED
 from provision.render import render
 from provision.server_facts import STATE, Facts, Unit
 
@@ -61,12 +62,13 @@ REQUIREMENTS = PROVISION / "boot_service" / "requirements.txt"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as it should be."""
+    """A file as it should be; what is in a `secret` one is shown to nobody."""
 
     path: str
     content: bytes
     mode: int = 0o644
     owner: str = "root:root"
+    secret: bool = False
 
     @property
     def sha256(self) -> str:
@@ -123,6 +125,7 @@ class Medium:
     vmlinuz: str = "vmlinuz"
     initrd: str = "initrd.img"
     iso: str = "proxmox.iso"
+    combined: str = COMBINED
 
 
 def medium(system: str) -> Medium:
@@ -166,8 +169,8 @@ def options(lab: Lab, tokens: Mapping[str, str], fingerprint: str = "") -> File:
     Readable by dnsmasq alone, for it holds their tokens.
     """
     answers = {lab.nodes[name].name: f"{secure_url(lab)}/answer/{token}" for name, token in tokens.items()}
-    return _rendered(OPTIONS_FILE, "dhcp-options.j2", mode=0o400, owner="dnsmasq:root", answers=answers,
-                     fingerprint=fingerprint)  # fmt: skip
+    return _rendered(OPTIONS_FILE, "dhcp-options.j2", mode=0o400, owner="dnsmasq:root", secret=True,
+                     answers=answers, fingerprint=fingerprint)  # fmt: skip
 
 
 def requirements_digest() -> str:
@@ -281,7 +284,7 @@ def _hands(lab: Lab, certificate: Certificate) -> Part:
     # Nobody may use them who is no operator: without one they are told no password.
     held = lab if lab.has_operator else lab.model_copy(update={"nodes": {}})
     told = hands_config(held, url=secure_url(lab), fingerprint=certificate.fingerprint)
-    config = File(HANDS_CONFIG, told.model_dump_json(indent=1).encode(), mode=0o400)
+    config = File(HANDS_CONFIG, told.model_dump_json(indent=1).encode(), mode=0o400, secret=True)
     service = _rendered(
         f"{UNITS}/{unit}.service", f"{unit}.service.j2", lab=lab, hands_config=HANDS_CONFIG,
         hands_config_sha256=config.sha256, hands_socket=HANDS_SOCKET, options_file=OPTIONS_FILE,
@@ -308,9 +311,10 @@ def _source_digest() -> str:
 
 
 def _rendered(
-    path: str, template: str, *, mode: int = 0o644, owner: str = "root:root", **values: Any
-) -> File:
-    return File(path, render(template, **values).encode(), mode, owner)
+    path: str, template: str, *, mode: int = 0o644, owner: str = "root:root", secret: bool = False,
+    **values: Any,
+) -> File:  # fmt: skip
+    return File(path, render(template, **values).encode(), mode, owner, secret)
 
 
 def _reservations(lab: Lab) -> Iterator[dict[str, object]]:

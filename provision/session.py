@@ -43,6 +43,7 @@ class Request:
     wait: float = 0.0
     deed: str = "create"
     out: Path = Path("reports/out")
+    plan: bool = False
     notify: tuple[str, ...] = ()
     notify_when: str = "always"
     run_id: str | None = None
@@ -72,11 +73,23 @@ class Session:
         lab = inventory.load(request.lab)
         session = cls(request, lab, request.run_id or new_run_id())
         session._check_words()
-        if request.mode == "provision":
+        if request.mode == "provision" and not request.plan:
             session._check_leave()
         if not session.virtual and (missing := secrets.missing_secrets(lab)):
             raise InventoryError(missing)
         return session
+
+    def judge_answers(self) -> None:
+        """Refuse an answer that an installer would, before anything is touched.
+
+        Raises InventoryError, or LabError when the official tool gives no verdict.
+        """
+        from provision import answers  # noqa: PLC0415 (collecting needs none)
+
+        if "install" in self.steps and (
+            wrong := answers.mistakes(self.written, self.request.lab, self.node_names)
+        ):
+            raise InventoryError(wrong)
 
     @property
     def virtual(self) -> bool:
@@ -142,19 +155,23 @@ class Session:
         run.secrets |= secrets.revealed(lab)
         return lab
 
-    def _reached(self, run: Run) -> Lab:
+    def standing_lab(self) -> Lab:
+        """The lab as it stands; a virtual one is entered. Raises LabError when that is not up."""
         if not self.virtual:
             return self.written
         import virtual_lab  # noqa: PLC0415 (a real lab needs none of it)
 
-        def say(text: str) -> None:
-            run.say("rack", text)
+        rack = virtual_lab.standing(self.written)
+        rack.join()
+        return rack.lab
+
+    def _reached(self, run: Run) -> Lab:
+        if not (self.virtual and run.acting):
+            return self.standing_lab()
+        import virtual_lab  # noqa: PLC0415 (a real lab needs none of it)
 
         with spans.at_work("rack"):
-            if run.acting:
-                rack = virtual_lab.raise_rack(self.written, say=say)
-            else:
-                rack = virtual_lab.standing(self.written)
+            rack = virtual_lab.raise_rack(self.written, say=lambda text: run.say("rack", text))
         rack.join()
         return rack.lab
 
@@ -185,7 +202,10 @@ class Session:
 
     def _is_done(self, evidence: Evidence | None) -> bool:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
-        return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
+        if evidence is None or not evidence.nodes:
+            return evidence is not None
+        theirs = self.written.nodes if evidence.step in ("power", "install") else self.written.proxmox.nodes
+        return set(self.node_names) & theirs.keys() <= evidence.nodes.keys()
 
     def blame(self, item: pytest.Item, error: BaseException) -> None:
         """Note which machines a failed test names: by its error, else by its case, else those asked first."""

@@ -27,6 +27,7 @@ from virtual_lab import (
     media,
     network,
     recipes,
+    ubuntu_media,
 )
 from virtual_lab.holding import held
 from virtual_lab.places import MARKER, SERVER, Places
@@ -97,12 +98,19 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
     def ready(recipe: recipes.Recipe) -> Path:
         return images.ready(recipe, places.images, say, marker=places.mark)
 
+    wanted = [recipes.node(), recipes.server(), *(recipes.ubuntu() for _ in _ubuntus(lab)[:1])]
     with ThreadPoolExecutor(2) as pool:
-        node, server = pool.map(ready, (recipes.node(), recipes.server()))
+        node, server, *ubuntu = pool.map(ready, wanted)
     stack = {"node": (images.pve_layer(node), node), "server": (server,)}
+    if ubuntu:
+        stack["ubuntu"] = tuple(ubuntu)
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
+
+
+def _ubuntus(lab: Lab) -> list[str]:
+    return [name for name, node in lab.nodes.items() if not node.is_proxmox]
 
 
 def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:
@@ -233,4 +241,10 @@ def _spoken(wanted: RackPlan) -> str:
 def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
     cloud = images.recorded(places.rack, places.images).get(_CLOUD)
     checksum = guest_image.checksum(cloud[0]) if cloud else None
-    return Rack(places, wanted, played(lab, places, media.prepare(places.images), checksum))
+    files = {system: _media_of(system, places.images) for system in {node.os for node in lab.nodes.values()}}
+    return Rack(places, wanted, played(lab, places, files, checksum))
+
+
+def _media_of(system: str, images_folder: Path) -> media.Media:
+    prepare = media.prepare if system.startswith("proxmox") else ubuntu_media.prepare
+    return prepare(images_folder)

@@ -22,6 +22,8 @@ _COMMON = (
 )  # fmt: skip
 _NODE = ("corosync", "bridge-utils", "fuse3", "prometheus-node-exporter")
 _SERVER = ("dnsmasq", "nginx-light", "ipxe", "bind9-dnsutils")
+_UBUNTU = ("cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "sudo", "locales")
+_NOT_UBUNTUS = ("ifupdown2", "chrony")
 
 # A machine may set its own NICs, and its own network's settings, but nothing that all machines share:
 # /sys and /proc/sys are read-only otherwise, and the clock is the host's (chronyd -x).
@@ -82,6 +84,12 @@ ConditionCapability=
 
 [Service]
 Environment=DAEMON_OPTS=-x
+"""
+# `netplan apply` has udev read its rules anew; no udev runs in a machine of the rack.
+_NO_UDEV = """\
+#!/bin/sh
+case $1 in control | trigger | settle) exit 0 ;; esac
+exec /usr/bin/udevadm "$@"
 """
 _UNWANTED = (
     "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "dev-hugepages.mount",
@@ -177,6 +185,26 @@ def node() -> Recipe:
         disabled=("prometheus-node-exporter.service",),
         masked=(*_UNWANTED, *_UNWANTED_ON_A_NODE),
         enabled=("own-nics.service", "own-disks.service", "lvm-activation.service"),
+    )
+
+
+def ubuntu() -> Recipe:
+    """What plays an installed Ubuntu: Debian's own cloud-init, netplan and networkd, set up as Ubuntu's."""
+    return Recipe(
+        "ubuntu",
+        tuple(package for package in (*_COMMON, *_UBUNTU) if package not in _NOT_UBUNTUS),
+        files={
+            "etc/systemd/system/own-nics.service": _OWN_NICS,
+            "etc/systemd/system/own-disks.service": _OWN_DISKS,
+            "usr/local/bin/udevadm": _NO_UDEV,
+            "etc/locale.gen": "en_US.UTF-8 UTF-8\n",  # Debian's locale-gen takes no names, Ubuntu's does
+            "etc/machine-id": "",
+            "etc/hostname": "localhost\n",
+        },
+        replaced={"etc/cloud/cloud.cfg": ("distro: debian", "distro: ubuntu")},
+        removed=_REMOVED,
+        masked=(*_UNWANTED, "systemd-time-wait-sync.service"),
+        enabled=("own-nics.service", "own-disks.service", "systemd-networkd.service"),
     )
 
 

@@ -94,11 +94,7 @@ class Accounts:
 
     def put(self, wanted: AccountList, now: float) -> bool:
         """Have these accounts and no others; only a changed password is hashed anew. False: no change."""
-        with self._store.engine.connect() as connection:
-            found = {row["name"]: row for row in connection.execute(select(tables.accounts)).mappings()}
-        rows = [_row(account, found.get(account.name)) for account in wanted.accounts]
-        changed = [row for row in rows if dict(found.get(row["name"], {})) != row]
-        gone = found.keys() - {row["name"] for row in rows}
+        found, changed, gone = self._difference(wanted)
         if not changed and not gone:
             return False
         with self._store.writing() as connection:
@@ -111,6 +107,21 @@ class Accounts:
             about: dict[str, Any] = {"who": "harness", "accounts": sorted([*names, *gone])}
             self._store.enter(connection, self._store.event(now, "accounts", text, **about))
         return True
+
+    def differ(self, wanted: AccountList) -> bool:
+        """Whether `put` would change anything."""
+        _, changed, gone = self._difference(wanted)
+        return bool(changed or gone)
+
+    def _difference(
+        self, wanted: AccountList
+    ) -> tuple[dict[str, RowMapping], list[dict[str, str | None]], set[str]]:
+        """The rows there are, by name; those that are new or changed; the names of those to be removed."""
+        with self._store.engine.connect() as connection:
+            found = {row["name"]: row for row in connection.execute(select(tables.accounts)).mappings()}
+        rows = [_row(account, found.get(account.name)) for account in wanted.accounts]
+        changed = [row for row in rows if dict(found.get(row["name"], {})) != row]
+        return found, changed, found.keys() - {row["name"] for row in rows}
 
     def log_in(self, name: str, password: str, address: str, now: float) -> str | None:
         """A new session's id for the right password, else None; either way recorded.

@@ -152,9 +152,17 @@ class Api:
         """Know these nodes and no others."""
         return {"changed": await self._service.work(self._store.put_rack, rack, self._service.clock())}
 
+    async def rack_difference(self, rack: Rack) -> dict[str, bool]:
+        """Whether putting this rack would change anything; nothing is changed."""
+        return {"changed": await self._read(lambda: rack != self._store.rack)}
+
     async def put_accounts(self, accounts: AccountList) -> dict[str, bool]:
         """Have these accounts and no others."""
         return {"changed": await self._service.work(self._accounts.put, accounts, self._service.clock())}
+
+    async def accounts_difference(self, accounts: AccountList) -> dict[str, bool]:
+        """Whether putting these accounts would change anything; nothing is changed."""
+        return {"changed": await self._read(lambda: self._accounts.differ(accounts))}
 
     # Permits
 

@@ -68,6 +68,10 @@ class BootService:
                     iso_tokens_sha256=tuple(iso_tokens_sha256), classic=classic)  # fmt: skip
         return bool(self._ask("PUT", "/api/v1/rack", rack.model_dump_json())["changed"])
 
+    def would_change_rack(self, rack: Rack) -> bool:
+        """What `put_rack` would return for this rack; the service is told nothing."""
+        return bool(self._ask("POST", "/api/v1/rack/difference", rack.model_dump_json())["changed"])
+
     def put_run(self, state: RunState) -> None:
         """Say how the run goes, for the dashboard."""
         self._ask("PUT", "/api/v1/run", state.model_dump_json())
@@ -86,6 +90,11 @@ class BootService:
         """
         body = json.dumps({"accounts": list(accounts)})
         return bool(self._ask("PUT", "/api/v1/accounts", body)["changed"])
+
+    def would_change_accounts(self, accounts: Sequence[Mapping[str, str]]) -> bool:
+        """What `put_accounts` would return for them; the service is told nothing."""
+        body = json.dumps({"accounts": list(accounts)})
+        return bool(self._ask("POST", "/api/v1/accounts/difference", body)["changed"])
 
     def revoke(self, run: str) -> int:
         """Revoke the permits of a run. Returns how many it ended."""

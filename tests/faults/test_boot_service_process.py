@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from provision.boot_service.client import BootService, _Connection
-from provision.boot_service.messages import RackNode
+from provision.boot_service.messages import Rack, RackNode
 from provision.boot_service.store import Store
 from provision.errors import Refused, Unreachable
 from provision.ledger import Event
@@ -114,7 +114,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         RackNode(name=f"node{n}", macs=(mac(n),), address=f"10.10.1.{n + 1}", boot_script="#!ipxe\nexit\n")
         for n in range(NODES)
     ]
+    assert service.operator.would_change_rack(Rack(lab="hall", nodes=tuple(nodes)))
     assert service.operator.put_rack("hall", nodes)
+    assert not service.operator.would_change_rack(Rack(lab="hall", nodes=tuple(nodes)))
     assert not service.operator.put_rack("hall", nodes)
     yield service
     assert service.end() == 0

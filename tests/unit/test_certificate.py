@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from provision import certificate
-from provision.certificate import Certificate, ensure, recalled
+from provision.certificate import Certificate, ensure, recalled, standing
 from provision.errors import LabError
 from provision.inventory import Lab, load
 from provision.journal import Evidence
@@ -35,8 +35,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+SERVER = LocalRemote("server")
+
+
 def made(lab: Lab) -> tuple[Certificate, bool]:
-    return ensure(lab, LocalRemote("server"))
+    """The certificate, and whether it was found that it had to be made."""
+    stands = standing(lab, SERVER)
+    found = ensure(lab, SERVER)
+    assert stands in (None, found)
+    return found, stands is None
 
 
 def test_it_is_made_once_and_kept(lab: Lab, folder: Path) -> None:
@@ -45,6 +52,11 @@ def test_it_is_made_once_and_kept(lab: Lab, folder: Path) -> None:
     assert made(lab) == (first, False)
     assert [path.name for path in sorted(folder.iterdir())] == ["server.crt", "server.key"]
     assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_to_look_for_it_makes_none(lab: Lab, folder: Path) -> None:
+    assert standing(lab, SERVER) is None
+    assert not folder.exists()
 
 
 def test_it_is_the_servers_own_and_nobody_elses_authority(lab: Lab, folder: Path) -> None:

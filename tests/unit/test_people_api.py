@@ -293,9 +293,12 @@ def test_a_refused_attempt_is_in_the_audit_trail(fresh: People) -> None:
 
 
 def test_accounts_are_put_once_and_for_all(fresh: People) -> None:
+    assert not fresh.accounts.differ(everybody())
     assert not fresh.accounts.put(everybody(), NOW)
     session = fresh.session("otto")
     only_vera = AccountList(accounts=(everybody().accounts[0],))
+    assert fresh.accounts.differ(only_vera)
+    assert fresh.accounts.by_session(session, NOW), "to ask for the difference makes none"
     assert fresh.accounts.put(only_vera, NOW)
     assert fresh.accounts.by_session(session, NOW) is None
     assert fresh.accounts.by_token(TOKENS["otto"]) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from provision import server, server_facts, server_plan
+from provision import server, server_facts, server_plan, server_told
 from provision.certificate import Certificate
 from provision.errors import LabError
 from provision.inventory import Lab, Person, Secret, load
@@ -428,7 +428,7 @@ def test_accounts_are_sent_with_their_secrets_values(lab: Lab) -> None:
         "alice": Person(role="operator", password=Secret.known("word")),
         "probe": Person(role="viewer", token=Secret.known("token")),
     }
-    assert server._accounts(lab.model_copy(update={"people": people})) == [
+    assert server_told.accounts(lab.model_copy(update={"people": people})) == [
         {"name": "alice", "role": "operator", "password": "word"},
         {"name": "probe", "role": "viewer", "token": "token"},
     ]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyrage
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,8 @@ def test_mistakes_in_the_lab_file_are_exit_4_all_at_once(tmp_path: Path, lab: Pa
         (["-m", "verify", "--nodes", "node9"], '"node9" is not a node'),
         (["-m", "verify", "--notify", "teams:https://example.net/hook-1"], "a webhook is SHAPE:URL"),
         (["-m", "verify", "--notify", "slack:hook-1"], "comes an https URL"),
+        (["-m", "verify", "--plan"], "--plan says what -m provision would do: give both"),
+        (["--plan"], "--plan says what -m provision would do: give both"),
         (["-m", "provison"], "provison"),
     ],
 )
@@ -104,6 +107,16 @@ def test_a_command_line_that_cannot_be_followed(
     assert result.returncode == 4
     assert said in result.stderr
     assert "hook-1" not in result.stderr
+    assert not touched(tmp_path)
+
+
+def test_a_plan_needs_no_leave_and_leaves_nothing(tmp_path: Path, lab: Path) -> None:
+    result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--plan", "--until", "install")
+    assert result.returncode == 1
+    assert result.stdout.startswith("no plan: server: ssh root@127.0.0.1:9: ")
+    later = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--plan", "--only", "cluster")
+    assert later.returncode == 0
+    assert later.stdout == ("step cluster: joins all nodes that are not in it into the cluster attic\n")
     assert not touched(tmp_path)
 
 
@@ -184,6 +197,28 @@ def test_no_secret_is_told_in_the_terminal_or_kept_in_the_history(tmp_path: Path
                         "-k", "test_proxmox_version", ATTIC_SECRET="127.10.1.")  # fmt: skip
     assert "ssh root@[secret]21:22" in result.stdout
     assert b"127.10.1." not in (tmp_path / "out" / "history.sqlite").read_bytes()
+
+
+def test_a_secret_of_another_kind_is_struck_out_as_well_and_so_is_what_opens_it(
+    tmp_path: Path, lab: Path
+) -> None:
+    identity, credentials = pyrage.x25519.Identity.generate(), tmp_path / "credentials"
+    credentials.mkdir(0o700)
+    (credentials / "bmc").write_text("127.10.1.\n")
+    (credentials / "bmc").chmod(0o400)
+    (tmp_path / "secrets.age").write_bytes(pyrage.encrypt(b"ROOT=proxmox_version\n", [identity.to_public()]))
+    lab.write_text(LAB.replace("password: env:ATTIC_SECRET}", "password: systemd-cred:bmc}").replace(
+        "root_password: env:ATTIC_SECRET", "root_password: age:secrets.age#ROOT"))  # fmt: skip
+    result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--wipe", "attic", "-vv", "-k", "test_proxmox_version",
+                        RACKPROOF_AGE_IDENTITY=str(identity), CREDENTIALS_DIRECTORY=str(credentials))  # fmt: skip
+    assert (
+        f"the secret age:{tmp_path}/secrets.age#ROOT stood in junit.xml; it was struck out there"
+        in result.stdout
+    )
+    assert "ssh root@[secret]21:22" in result.stdout and str(identity) not in result.stdout + result.stderr
+    saved = [path for path in (tmp_path / "out" / "latest").resolve().rglob("*") if path.is_file()]
+    words = (b"proxmox_version", b"127.10.1.", str(identity).encode())
+    assert not [path.name for path in saved if any(word in path.read_bytes() for word in words)]
 
 
 def test_plain_pytest_collects_only_the_projects_own_tests(tmp_path: Path) -> None:
