@@ -106,8 +106,8 @@ def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
     mark = item.get_closest_marker("first_boot")
     if mark is None or not isinstance(item, pytest.Function):
         return False
-    node = lab.nodes[str(item.callspec.params["node"])]
-    return not node.is_proxmox or mark.args[0] not in node.first_boot.parts
+    node = lab.nodes.get(str(item.callspec.params["node"]))
+    return node is not None and not (node.is_proxmox and mark.args[0] in node.first_boot.parts)
 
 
 def dns_records(lab: Lab) -> dict[str, str]:
