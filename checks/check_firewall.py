@@ -19,7 +19,7 @@ def test_firewall_is_on(host: Host) -> None:
     options = dict(re.findall(r"^(\w+):\s*(\S+)", host.check_output("cat %s", FILE), re.MULTILINE))
     assert (options.get("enable"), options.get("policy_in")) == ("1", "DROP")
     status = host.run("pve-firewall status")
-    assert status.rc == 127 or status.stdout.split() == ["Status:", "enabled/running"]
+    assert status.rc == 127 or status.stdout.startswith("Status: enabled/running")
 
 
 def test_firewall_lets_the_lab_in(host: Host, node: Node, lab: Lab) -> None:

@@ -40,14 +40,14 @@ def test_packages_are_installed(host: Host, node: Node) -> None:
 
 def _components(host: Host) -> list[str]:
     """The components of every repository that is on."""
-    stanzas = parse_sources(host.check_output(f"tail -qn +1 -- {SOURCES}/*.sources"))
+    stanzas = parse_sources(host.check_output(f"awk 'FNR == 1 {{ print \"\" }} 1' {SOURCES}/*.sources"))
     enabled = [stanza for stanza in stanzas if stanza.get("enabled", "yes").lower() not in OFF]
     return [component for stanza in enabled for component in stanza.get("components", "").split()]
 
 
 def parse_sources(text: str) -> Iterator[Mapping[str, str]]:
     """The fields of each stanza of deb822 text by their names in lower case (sources.list(5))."""
-    for block in re.split(r"\n(?:[ \t]*\n)+|\n(?=Types:)", text):
+    for block in re.split(r"\n(?:[ \t]*\n)+", text):
         lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
         unfolded = re.sub(r"\n[ \t]+", " ", "\n".join(lines)).splitlines()
         fields = (line.partition(":") for line in unfolded)

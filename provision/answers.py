@@ -102,13 +102,9 @@ def mistakes(lab: Lab, file: Path, only: Sequence[str] | None = None) -> list[Mi
 
 def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
     """Show and judge the answers of a lab file."""
-    parser = argparse.ArgumentParser(prog="python -m provision.answers", description=__doc__)
-    parser.add_argument("labfile", type=Path, nargs="?", default=default_lab_file(env))
-    parser.add_argument("--nodes", metavar="A,B", help="only these nodes")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write NODE.toml there, too")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        lab = load(options.labfile, env)
+        lab = load(options.labfile or default_lab_file(env), env)
         only = lab.only(options.nodes.split(",")) if options.nodes else tuple(lab.nodes)
         asked = [node for node in proxmox_nodes(lab) if node.name in only]
         found = [fault for node in asked for fault in _tell(lab, node, options.output)]
@@ -119,6 +115,14 @@ def main(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.env
         print(error, file=sys.stderr)
         return 1
     return 1 if found else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m provision.answers", description=__doc__)
+    parser.add_argument("labfile", type=Path, nargs="?", help="the lab file; default: virtual")
+    parser.add_argument("--nodes", metavar="A,B", help="only these nodes")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write NODE.toml there, too")
+    return parser
 
 
 def _tell(lab: Lab, node: Node, folder: Path | None) -> Iterator[str]:

@@ -33,6 +33,7 @@ from provision.server_plan import (
     UNIT_NAMES,
     File,
     Part,
+    boot_files,
     options,
     parts,
     paths,
@@ -157,7 +158,7 @@ def _prepare(server: Remote, found: Survey, timeout: float) -> None:
 def _surveyed_again(lab: Lab, server: Remote) -> Survey:
     """What the server holds now that everything is there that its parts stand on."""
     shown = certificate.ensure(lab, server)
-    facts = gather(server, paths(), UNIT_NAMES)
+    facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
     return Survey(facts, shown, {}, parts(lab, facts, shown))
 
 
@@ -249,7 +250,7 @@ def _listens(facts: Facts, socket: tuple[str, int], address: IPv4Address) -> boo
 
 
 def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None) -> dict[str, Any]:
-    facts = known or gather(server, paths(), UNIT_NAMES)
+    facts = known or gather(server, paths(), UNIT_NAMES, boot_files(lab))
     address = lab.server.address
     silent = [socket for socket in SOCKETS if not _listens(facts, socket, address)]
     if silent:
@@ -265,5 +266,6 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": server_media.sizes(lab),
+        "media_sha256": server_media.checksums(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }

@@ -59,6 +59,16 @@ def sizes(lab: Lab) -> dict[str, dict[str, int]]:
     }
 
 
+def checksums(lab: Lab) -> dict[str, dict[str, str]]:
+    """SHA-256 of each file of the install media, by operating system."""
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    return {
+        system: {name: images.checksum(file) for name, file in files_of(system, media).items()}
+        for system, media in lab.media.items()
+    }
+
+
 def _due(server: Remote, name: str, media: InstallMedia) -> Iterator[Delivery]:
     folder = f"{HTTP_ROOT}/{name}"
     there = server.run(f"cd {folder} && stat -c '%n %s %Y' -- *").stdout.splitlines()

@@ -122,11 +122,11 @@ def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> No
 
 def _debootstrap(recipe: Recipe, target: Path, log: Path, env: Mapping[str, str]) -> None:
     options = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
-    options += [f"--aptopt={line}" for line in _apt_settings()]
+    options += [f"--aptopt={line}" for line in apt_settings()]
     command = [
         "mmdebstrap", "--mode=root", "--variant=minbase", *options, "--dpkgopt=force-unsafe-io",
         f"--include={','.join(recipe.packages)}", recipe.suite, str(target),
-        *mirror_lines(_own_sources(), recipe.suite),
+        *mirror_lines(own_sources(), recipe.suite),
     ]  # fmt: skip
     # mmdebstrap leaves some of its temporary files when it is stopped: they are to lie where they are swept.
     scratch = target.with_name(f"{target.name}-scratch")
@@ -224,7 +224,7 @@ def building(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _own_sources(folder: Path = Path("/etc/apt")) -> str:
+def own_sources(folder: Path = Path("/etc/apt")) -> str:
     """The text of this machine's apt sources, if it is a Debian: no other's mirror has trixie."""
     if "\nID=debian\n" not in "\n" + Path("/etc/os-release").read_text():
         return ""
@@ -244,7 +244,7 @@ def _first_mirror(sources: str, pattern: str) -> str | None:
     return None
 
 
-def _apt_settings() -> list[str]:
+def apt_settings() -> list[str]:
     """Proxy and certificate settings that this machine's apt was given."""
     command = [
         "apt-config",

@@ -152,9 +152,14 @@ def _initrd(build_id: str, release: str) -> bytes:
 
 
 def initramfs(files: Mapping[str, bytes]) -> bytes:
-    """A gzip-compressed initramfs (cpio, newc) of these files."""
-    archive = b"".join(_cpio_entry(name, data) for name, data in files.items())
-    return gzip.compress(archive + _cpio_entry("TRAILER!!!", b""), 1, mtime=0)
+    """A gzip-compressed initramfs of these files."""
+    return gzip.compress(cpio(files), 1, mtime=0)
+
+
+def cpio(files: Mapping[str, bytes]) -> bytes:
+    """An archive of files in the root folder, all executable, as a kernel unpacks it (cpio, newc)."""
+    entries = {**files, "TRAILER!!!": b""}
+    return b"".join(_cpio_entry(name, data) for name, data in entries.items())
 
 
 def _cpio_entry(name: str, data: bytes) -> bytes:

@@ -43,11 +43,13 @@ def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: st
         name: InstallMedia(vmlinuz=each.vmlinuz, initrd=each.initrd, iso=each.iso)
         for name, each in files.items()
     }
+    # A lab that was written for a rack may have media of its own; those of metal are not played.
+    own_media = {name: each for name, each in lab.media.items() if lab.virtual and name not in lab.images}
     return lab.model_copy(
         update={
             "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
             "people": people, "templates": templates,
-            "media": given, "images": {}, "deadlines": _shorter(lab.deadlines),
+            "media": given | own_media, "images": {}, "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
 

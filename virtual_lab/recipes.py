@@ -21,9 +21,11 @@ _COMMON = (
     "ethtool",
 )  # fmt: skip
 _NODE = ("corosync", "bridge-utils", "fuse3", "prometheus-node-exporter")
-_SERVER = ("dnsmasq", "nginx-light", "ipxe", "bind9-dnsutils")
 _UBUNTU = ("cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "sudo", "locales")
 _NOT_UBUNTUS = ("ifupdown2", "chrony")
+_SERVER = (
+    "dnsmasq", "nginx-light", "ipxe", "shim-signed", "grub-efi-amd64-signed", "bind9-dnsutils",
+)  # fmt: skip
 
 # A machine may set its own NICs, and its own network's settings, but nothing that all machines share:
 # /sys and /proc/sys are read-only otherwise, and the clock is the host's (chronyd -x).

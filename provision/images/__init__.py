@@ -11,13 +11,14 @@ from provision.errors import LabError
 from provision.images.cache import Cache
 from provision.images.download import Download, Order, digest, in_words
 from provision.images.iso import Unusable
-from provision.images.preparation import differing, examine, is_prepared, manifest, prepare
+from provision.images.preparation import checksum, differing, examine, is_prepared, manifest, prepare
 from provision.inventory import Lab
 from provision.wait import Deadline
 
 __all__ = [
     "Cache",
     "Unusable",
+    "checksum",
     "differing",
     "examine",
     "in_words",
@@ -92,8 +93,8 @@ class _Installer:
             raise LabError(f"the image of {self._system} cannot be written: {error}") from error
 
     def _sweep(self) -> None:
-        """What a process that was killed left of its preparation."""
-        for left in self._entry.folder.glob(".preparing-*"):
+        """What a process that was killed left, and what was prepared in another way than it is now."""
+        for left in (*self._entry.folder.glob(".preparing-*"), *self._entry.folder.glob("prepared-*")):
             shutil.rmtree(left)
 
     def _taken(self, path: Path) -> bool:

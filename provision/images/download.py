@@ -65,7 +65,7 @@ class Download:
     """An order under way into the file `part`, which outlives this process.
 
     `room` is called with the bytes still to come before the first of them; it raises when they do not fit.
-    `tell` gets lines for people. Neither ever sees more of an address than the lab file says.
+    `tell` gets lines for people, in which addresses stand without their queries.
     """
 
     order: Order
@@ -178,7 +178,7 @@ class _Source:
             self._address, headers=self._headers(have), stream=True, timeout=(CONNECT, self._of.stall)
         ) as response:
             start, total = self._judged(response, have)
-            self._of.room((total or self._order.size or 0) - start)
+            self._of.room(max(0, (total or self._order.size or 0) - start))
             self._remember(response)
             self._take(response.raw, start, total)
 

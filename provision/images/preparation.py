@@ -33,7 +33,7 @@ _HEAD = 64 << 10
 
 
 def prepare(system: str, published: Path, media: InstallMedia, deadline: Deadline) -> None:
-    """Have the `media` made of a published ISO, all of them in one folder, or nothing.
+    """Have the `media` made of a published ISO, all of them in one new folder, or nothing.
 
     Raises Unusable when the ISO is not one of `system`, or when what came of it would not boot.
     """
@@ -47,9 +47,7 @@ def prepare(system: str, published: Path, media: InstallMedia, deadline: Deadlin
             about = identify(iso, system)
             how = _proxmox(iso, inside, deadline) if system.startswith("proxmox") else _ubuntu(iso, inside)
         examine(system, inside)
-        _write_manifest(built, {"system": system, "prepared_by": how, **about})
-        if folder.exists():
-            shutil.rmtree(folder)
+        _write_manifest(inside, {"system": system, "prepared_by": how, **about})
         built.rename(folder)
 
 
@@ -86,6 +84,11 @@ def differing(folder: Path) -> list[str]:
             if not (folder / name).is_file() or digest(folder / name) != sha256]  # fmt: skip
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file of install media: as it was noted when the file was prepared here, else read anew."""
+    return str(manifest(path.parent).get("files", {}).get(path.name) or digest(path))
+
+
 def _parts(media: InstallMedia) -> dict[str, Path]:
     return {part: path for part, path in media if path is not None}
 
@@ -106,7 +109,7 @@ def _assistant_knows_pxe(deadline: Deadline) -> bool:
 def _by_assistant(iso: Iso, to: InstallMedia, deadline: Deadline) -> str:
     folder = to.iso.parent
     _run([ASSISTANT, "prepare-iso", str(iso.path), "--fetch-from", "http", "--pxe", "--output", str(folder),
-          "--tmp", str(folder)], deadline)  # fmt: skip
+          "--tmp", str(folder.parent)], deadline)  # fmt: skip
     made = sorted(folder.glob("*.iso"))
     missing = [path.name for path in (to.vmlinuz, to.initrd) if not path.is_file()]
     if len(made) != 1 or missing:
@@ -166,9 +169,9 @@ def _of_one_build(iso: Iso, initrd: Path) -> None:
         raise Unusable(f"{iso.path} and {initrd} are not of one build: {why}")
 
 
-def _write_manifest(folder: Path, about: Mapping[str, str]) -> None:
-    made = {path.name: digest(path) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({**about, "files": made}, indent=1))
+def _write_manifest(made: InstallMedia, about: Mapping[str, str]) -> None:
+    noted = {path.name: digest(path) for path in _parts(made).values()}
+    (made.iso.parent / MANIFEST).write_text(json.dumps({**about, "files": noted}, indent=1))
 
 
 def _run(command: Sequence[str], deadline: Deadline) -> str:

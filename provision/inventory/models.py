@@ -25,6 +25,7 @@ from pydantic import (
 
 from provision.errors import InventoryError, Mistake
 from provision.inventory import ubuntu
+from provision.inventory.boot_chains import Firmware
 from provision.inventory.disk_options import (
     Btrfs,
     Lvm,
@@ -531,6 +532,7 @@ class Node(Part):
     storage_layout: ubuntu.Layout = "direct"
     packages: Annotated[tuple[ubuntu.Package, ...], AfterValidator(_distinct), BeforeValidator(_list)] = ()
     first_boot: FirstBoot = FirstBoot()
+    firmware: Firmware = "uefi"
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
-from provision.inventory import inline, ubuntu
+from provision.inventory import boot_chains, inline, ubuntu
 from provision.inventory.document import Document, Place
 from provision.inventory.install_rules import install_rules
 from provision.inventory.models import (
@@ -59,6 +59,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_node_rules(nodes, networks, _part(given, "networks")),
         *_system_rules(given, nodes),
         *install_rules(nodes, _part(_part(given, "ceph"), "osds")),
+        *_chain_rules(nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_first_boot_rules(given, nodes),
@@ -400,6 +401,14 @@ def _is_ubuntu(body: Mapping[str, Any]) -> bool:
 
 def _of_proxmox(nodes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body for name, body in nodes.items() if not _is_ubuntu(body)}
+
+
+def _chain_rules(nodes: Mapping[str, Any]) -> Iterator[Told]:
+    for name, body in nodes.items():
+        firmware, system = str(body.get("firmware")), str(body.get("os"))
+        if why := boot_chains.why_not(firmware, system):
+            other = ("nodes", name, "os")
+            yield _told(("nodes", name, "firmware"), f'"{firmware}" is not for {system}, which {why}', other)
 
 
 def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:

@@ -44,15 +44,25 @@ WHAT_IS_INSTALLED = [
            "$a host-record=no-such-machine.lab.example.net,10.10.1.77", r"dns::test_stranger_has_no_name",
            after="systemctl restart dnsmasq"),
     edited("doors left open", "server", "/etc/nginx/conf.d/rackproof.conf", OPEN_DOORS,
-           r"boot_files::test_boot_script_of_node\[node1\]", r"boot_files::test_stranger_gets_no_boot_script",
+           r"boot_files::test_boot_script_of_node\[.*node1.*\]", r"boot_files::test_stranger_gets_no_boot_script",
            r"boot_files::test_stranger_gets_no_install", after="nginx -t -q && systemctl reload nginx"),
     run("a truncated boot file", "server",
         "cp -p /usr/lib/ipxe/snponly.efi /root/kept && truncate -s -100 /usr/lib/ipxe/snponly.efi",
-        "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_file_by_tftp"),
+        "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_files_are_whole\[.*\]"),
+    edited("no boot file for one node's firmware", "server", DNSMASQ, "/tag:node2,tag:is_http,.*snponly/d",
+           r"boot_files::test_dhcp_names_the_boot_file\[node2\]", after="systemctl restart dnsmasq"),
+    edited("GRUB sent nowhere", "server", "/srv/rackproof/tftp/grub/grub.cfg", "s,/grub/,/bug/,",
+           r"boot_files::test_grub_is_sent_on\[(tftp|http)\]"),
     run("a truncated install medium", "server",
         "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
         "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
-        r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+        r"boot_files::test_install_medium_is_whole\[initrd\.img\]",
+        r"boot_files::test_install_medium_is_what_was_prepared\[initrd\.img\]"),
+    run("a kernel with one other byte", "server",
+        "cd /srv/rackproof/http/proxmox-9 && cp -p vmlinuz /root/kept-vmlinuz"
+        " && printf x | dd of=vmlinuz bs=1 seek=9999 conv=notrunc status=none",
+        "mv /root/kept-vmlinuz /srv/rackproof/http/proxmox-9/vmlinuz",
+        r"boot_files::test_install_medium_is_what_was_prepared\[vmlinuz\]"),
     run("another certificate", "server",
         "cp -a /etc/rackproof/tls /root/kept-tls && openssl req -x509 -new -key /etc/rackproof/tls/server.key"
         " -subj /CN=other -addext subjectAltName=IP:10.10.1.1 -days 9 -out /etc/rackproof/tls/server.crt"
@@ -141,7 +151,7 @@ A_PORT_THAT_IS_TOO_SMALL = [
 A_SERVER_WITHOUT_DNSMASQ = [
     run("DHCP, DNS and TFTP are down", "server", "systemctl stop dnsmasq", "systemctl start dnsmasq",
         r"server::test_service_runs\[dnsmasq\]", r"server::test_listens\[(DNS-udp|DNS-tcp|DHCP-udp|TFTP-udp)\]",
-        r"dns::.*", r"boot_files::test_boot_file_by_tftp"),
+        r"dns::.*", r"boot_files::test_boot_files_are_whole\[.*tftp.*\]", r"boot_files::test_grub_is_sent_on\[tftp\]"),
 ]  # fmt: skip
 
 A_NODE_OUTSIDE = [

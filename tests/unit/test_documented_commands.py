@@ -29,7 +29,9 @@ PLACEHOLDERS = {
     "NODE": "node1",
     "NAME": "hall-3",
 }
-ASKED = ("provision.inventory check", "provision.inventory convert", "provision.secrets check")
+ASKED = (
+    "provision.answers", "provision.inventory check", "provision.inventory convert", "provision.secrets check",
+)  # fmt: skip
 """What only reads, and answers in a moment: these commands are run as they stand."""
 CLASSIC_VARIABLES = "cluster_name: hall-3\n"
 

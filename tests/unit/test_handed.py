@@ -175,10 +175,11 @@ def test_rescue_starts_a_shell_and_never_the_installer(lab: Lab) -> None:
         assert "auto" not in script
 
 
-def test_the_local_disk_boots_by_leaving_either_loader(lab: Lab) -> None:
+def test_the_local_disk_boots_by_leaving_ipxe_with_a_failure_and_by_grub_itself(lab: Lab) -> None:
     ipxe, grub = boot_scripts.local(lab.nodes["node1"])
-    assert ipxe.splitlines()[-1] == "exit"
-    assert grub.splitlines()[-1] == "exit 1"
+    assert ipxe.splitlines()[-1] == "exit 1"
+    assert "chainloader" in grub
+    assert grub.splitlines()[-1] == "exit"
     for script in (ipxe, grub):
         assert not {"kernel", "linux", "initrd"} & {line.split()[0] for line in script.splitlines()}
 

@@ -208,6 +208,13 @@ def test_room_is_asked_for_before_the_first_byte(mirror: Begin, fetched: Fetched
     assert asked == [3_000_000, 2_000_000]
 
 
+def test_of_a_file_of_unknown_size_no_room_is_asked_for(mirror: Begin, fetched: Fetched) -> None:
+    asked: list[int] = []
+    fetched.part.write_bytes(CONTENT[:1_000_000])
+    fetched.fetch(mirror(sized=False, ranges="ignored"), room=asked.append)
+    assert asked == [0]
+
+
 def test_two_downloads_side_by_side_do_not_mix(mirror: Begin, tmp_path: Path) -> None:
     source = mirror(cuts=[100_000] * 6)
     both = [Fetched(tmp_path / name) for name in ("one", "two")]

@@ -129,6 +129,22 @@ def test_grub_gets_one_more_file_when_it_is_asked_for(mirrors: dict[str, Mirror]
 
 
 @isos.needs_xorriso
+def test_what_a_killed_process_left_is_cleared_away(
+    mirrors: dict[str, Mirror], written: Write, home: Path
+) -> None:
+    lab = load(written({"proxmox-9": mirrors["proxmox-9"]}))
+    use(lab)
+    made = lab.media["proxmox-9"].iso.parent
+    for left in (made.with_name(".preparing-dead"), made.with_name("prepared-0")):
+        left.mkdir()
+        (left / "proxmox.iso").write_bytes(b"half")
+    (made / "manifest.json").unlink()
+    use(lab)
+    assert sorted(path.name for path in made.parent.iterdir()) == ["prepared-1", "published.iso"]
+    assert len(mirrors["proxmox-9"].asked) == 1
+
+
+@isos.needs_xorriso
 def test_an_iso_of_another_release_is_refused_with_nothing_prepared(
     tmp_path: Path, written: Write, published: dict[str, Path], home: Path
 ) -> None:
@@ -269,7 +285,7 @@ def test_a_file_that_rotted_in_the_cache_is_found(
     capsys.readouterr()
     assert main(["verify", str(path)]) == 1
     assert capsys.readouterr().out == (
-        "proxmox-9: proxmox.iso has changed since it was made; vmlinuz has changed since it was made; "
+        "proxmox-9: vmlinuz has changed since it was made; proxmox.iso has changed since it was made; "
         f"{made.vmlinuz} cannot be read: No such file or directory\n"
     )
 

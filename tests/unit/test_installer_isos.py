@@ -10,21 +10,23 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provision import boot_scripts
+from provision import boot_scripts, server_media
 from provision.errors import GaveUp, LabError
 from provision.images import initrd, preparation
 from provision.images.iso import MODE_FILE, Unusable, identify, opened
 from provision.inventory import InstallMedia, load
 from provision.wait import Deadline
 from tests.unit import iso_material as isos
-from virtual_lab import media
-from virtual_lab.hardware import Dmi, Drive, Hardware, RunInstaller
-from virtual_lab.live_system import Stuck, boot_media
+from virtual_lab import firmware, media
+from virtual_lab.hardware import Dmi, Drive, Hardware
+from virtual_lab.ipxe import Booted, Ipxe
+from virtual_lab.live_system import Iso, Stuck, boot_media
 
 pytestmark = isos.needs_xorriso
 
@@ -68,24 +70,42 @@ def hardware(folder: Path) -> Hardware:
     )  # fmt: skip
 
 
-def test_the_played_installer_boots_from_what_was_prepared(shelf: Path, tmp_path: Path) -> None:
-    made = prepared(shelf / "pve.iso", tmp_path)
+class Served:
+    """The server as iPXE sees it: a node's boot script, and the media by the names that the server step gives."""
+
+    def __init__(self, script: Path, system: str, made: InstallMedia) -> None:
+        self.script, self.at = script, f"/media/{system}/"
+        self.files = server_media.files_of(system, made)
+
+    def fetch(self, uri: str) -> Path:
+        path = urlsplit(uri).path
+        return self.files[path.removeprefix(self.at)] if path.startswith(self.at) else self.script
+
+    def say(self, text: str) -> None:
+        pass
+
+    def wait(self, seconds: float) -> None:
+        raise AssertionError("it has nothing to wait for")
+
+
+def booted(made: InstallMedia, folder: Path) -> Iso:
+    """Boot a node from these media by its boot script, as far as its installer's request for an answer."""
     lab = load(LAB)
-    words = boot_scripts.install(lab, next(iter(lab.nodes.values())), "run", "token").arguments
-    contents: dict[str, bytes | Path] = {
-        "kernel": made.vmlinuz, "initrd.0": made.initrd, "/proxmox.iso": made.iso
-    }  # fmt: skip
-    iso = boot_media(hardware(tmp_path), RunInstaller(" ".join(words), contents))
+    node = next(iter(lab.nodes.values()))
+    (folder / "script").write_text(boot_scripts.install(lab, node, "run", "token").ipxe(lab))
+    ended = Ipxe(Served(folder / "script", node.os, made), {}).autoboot("http://10.10.1.1/boot/mac")
+    assert isinstance(ended, Booted)
+    return boot_media(hardware(folder), firmware._handed_over(ended))
+
+
+def test_the_played_firmware_boots_the_installer_from_what_was_prepared(shelf: Path, tmp_path: Path) -> None:
+    made = prepared(shelf / "pve.iso", tmp_path)
+    iso = booted(made, tmp_path)
     assert (iso.info["RELEASE"], iso.mode["mode"]) == ("9.2", "http")
     assert "url" not in iso.mode["http"], "DHCP tells each node its own"
-    of_others = media.Media(
-        *(tmp_path / "other" / name for name in ("vmlinuz", "initrd.img", media.ISO_NAME))
-    )
     media.build(tmp_path / "other", build_id="two")
     with pytest.raises(Stuck, match="not of one build"):
-        boot_media(
-            hardware(tmp_path), RunInstaller(" ".join(words), contents | {"initrd.0": of_others.initrd})
-        )
+        booted(made.model_copy(update={"initrd": tmp_path / "other/initrd.img"}), tmp_path)
 
 
 @pytest.mark.parametrize("for_macs", [True, False])
