@@ -80,15 +80,14 @@ class Session:
         return session
 
     def judge_answers(self) -> None:
-        """Refuse an answer that an installer would, before anything is touched.
+        """Refuse an answer or a seed that an installer would, before anything is touched.
 
         Raises InventoryError, or LabError when the official tool gives no verdict.
         """
-        from provision import answers  # noqa: PLC0415 (collecting needs none)
+        from provision import answers, ubuntu_seed  # noqa: PLC0415 (collecting needs none)
 
-        if "install" in self.steps and (
-            wrong := answers.mistakes(self.written, self.request.lab, self.node_names)
-        ):
+        asked = self.written, self.request.lab, self.node_names
+        if "install" in self.steps and (wrong := answers.mistakes(*asked) + ubuntu_seed.mistakes(*asked)):
             raise InventoryError(wrong)
 
     @property

@@ -6,11 +6,16 @@ Source: canonical/subiquity (autoinstall-schema.json, autoinstall reference, mod
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from provision.answers import SAMPLE_CERTIFICATE, SAMPLE_HASH, STRUCK
+from provision.autoinstall_rules import faults
 from provision.certificate import Certificate
+from provision.errors import Mistake
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
 from provision.password_hash import hash_password
 from provision.permit import Permit
@@ -31,12 +36,32 @@ VARIANTS = {
 """Keyboards that X11 knows by another name than the lab file: layout and variant."""
 
 
-def user_data(lab: Lab, permit: Permit, certificate: Certificate) -> str:
-    """The seed's user-data: cloud-config, whose one key is autoinstall's."""
+def user_data(lab: Lab, permit: Permit, certificate: Certificate, hashed: str | None = None) -> str:
+    """The seed's user-data: cloud-config, whose one key is autoinstall's.
+
+    `hashed` stands in place of the root password's hash. Raises SecretMissing when there is neither.
+    """
+    hashed = hashed or hash_password(permit.node.root_password.reveal(), permit.salt)
     # No line is broken: where, would depend on how long a token is (provision/standing.py).
-    content = {"autoinstall": _autoinstall(lab, permit, certificate)}
+    content = {"autoinstall": _autoinstall(lab, permit, certificate, hashed)}
     text = yaml.safe_dump(content, sort_keys=False, width=sys.maxsize)
     return f"#cloud-config\n{text}"
+
+
+def preview(lab: Lab, node: Node) -> str:
+    """The node's user-data as people may read it: with samples in place of secrets."""
+    struck = Permit(node, "preview", 0.0, STRUCK, STRUCK, STRUCK, STRUCK)
+    return user_data(lab, struck, SAMPLE_CERTIFICATE, SAMPLE_HASH)
+
+
+def mistakes(lab: Lab, file: Path, only: Sequence[str]) -> list[Mistake]:
+    """One mistake for each fault of a seed of the nodes of these names; raises LabError as `faults` does."""
+    return [
+        Mistake(str(file), None, f"nodes.{name}", f"its autoinstall would be wrong: {fault}")
+        for name, node in lab.nodes.items()
+        if name in only and not node.is_proxmox
+        for fault in faults(preview(lab, node))
+    ]
 
 
 def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
@@ -52,8 +77,8 @@ def _reporting(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, 
     return {"nonce": permit.nonce, "report_url": url, "certificate": certificate.pem}
 
 
-def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
-    node, hashed = permit.node, hash_password(permit.node.root_password.reveal(), permit.salt)
+def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate, hashed: str) -> dict[str, Any]:
+    node = permit.node
     layout, variant = VARIANTS.get(node.locale.keyboard, (node.locale.keyboard, ""))
     script_url = f"{secure_url(lab)}/first-boot/{permit.report_token}"
     install = render("first-boot-install.sh.j2", url=script_url, **_reporting(lab, permit, certificate))
