@@ -20,7 +20,7 @@ NOTHING = "/dev/null"
 def summary(lab: Lab, found: Survey) -> dict[str, str]:
     """What is done for each thing that the step may change, by its name."""
     said = {
-        "packages": f"apt-get install {' '.join(found.packages)}",
+        "packages": f"apt-get install {' '.join(found.packages)}{_site(found)}",
         "user rackproof": "useradd --system",
         "Python packages": f"pip install {_requirements()} packages into {PACKAGES}, by their hashes",
         "certificate": f"openssl makes {KEY} and {CERTIFICATE}",
@@ -52,6 +52,11 @@ def _doing(part: Part, facts: Facts) -> str:
     commands += [f"systemctl restart {part.unit}"]
     commands += [f"systemctl enable {part.unit}"] if unit.enabled != "enabled" else []
     return ", ".join(commands)
+
+
+def _site(found: Survey) -> str:
+    """The site that answers on every address comes and goes with the package."""
+    return ", rm /etc/nginx/sites-enabled/default" if "nginx-light" in found.packages else ""
 
 
 def _deliveries(due: Iterable[Delivery]) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +15,11 @@ from pathlib import Path
 from provision.errors import LabError
 from virtual_lab import pve
 from virtual_lab.places import MARKER
-from virtual_lab.recipes import HOLD, LIBRARY, Recipe
+from virtual_lab.recipes import HOLD, Recipe
 
 Say = Callable[[str], None]
 
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
-_PYTHON = "3.13"
 _RECORD = "images.json"
 
 
@@ -110,11 +107,6 @@ def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> No
         f"{len(recipe.packages)} packages and what they need")  # fmt: skip
     _debootstrap(recipe, partial, images / f"{recipe.folder}.log", env)
     finish(recipe, partial)
-    if recipe.requirements:
-        say(f"building the {recipe.name} image: Python packages of the boot service")
-        _install_python_packages(recipe, partial / LIBRARY)
-        # As pip does on a real server, where it runs under the Python that will use them.
-        _in(partial, "python3", "-m", "compileall", "-q", f"/{LIBRARY}")
     partial.rename(images / recipe.folder)
     (images / f"{recipe.folder}.log").unlink()
     say(f"built the {recipe.name} image")
@@ -122,11 +114,11 @@ def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> No
 
 def _debootstrap(recipe: Recipe, target: Path, log: Path, env: Mapping[str, str]) -> None:
     options = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
-    options += [f"--aptopt={line}" for line in _apt_settings()]
+    options += [f"--aptopt={line}" for line in apt_settings()]
     command = [
         "mmdebstrap", "--mode=root", "--variant=minbase", *options, "--dpkgopt=force-unsafe-io",
         f"--include={','.join(recipe.packages)}", recipe.suite, str(target),
-        *mirror_lines(_own_sources(), recipe.suite),
+        *mirror_lines(own_sources(), recipe.suite),
     ]  # fmt: skip
     # mmdebstrap leaves some of its temporary files when it is stopped: they are to lie where they are swept.
     scratch = target.with_name(f"{target.name}-scratch")
@@ -158,7 +150,7 @@ def finish(recipe: Recipe, root: Path) -> None:
         path.write_text(path.read_text().replace(before, after))
     if recipe.held:
         _hold_back(root, recipe.held)
-    for verb, units in (("enable", recipe.enabled), ("disable", recipe.disabled), ("mask", recipe.masked)):
+    for verb, units in (("enable", recipe.enabled), ("mask", recipe.masked)):
         if units:
             _in(root, "systemctl", "--quiet", verb, *units)
 
@@ -175,26 +167,6 @@ def _in(root: Path, *command: str) -> None:
     done = subprocess.run(["chroot", str(root), *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"an image could not be finished: {' '.join(command)}: {done.stderr.strip()}")
-
-
-def _install_python_packages(recipe: Recipe, target: Path) -> None:
-    target.mkdir(parents=True)
-    listed = target / ".requirements.txt"
-    listed.write_text(recipe.requirements)
-    platforms = [f"--platform={tag}_{recipe.architecture}" for tag in ("manylinux_2_28", "manylinux2014")]
-    command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target),
-        "--python-version", _PYTHON, *platforms, "--only-binary=:all:", "--no-deps", "--no-compile",
-        "--require-hashes", "-r", str(listed),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LabError(
-            "the Python packages of the boot service could not be fetched", last_seen=done.stderr[-800:]
-        )
-    listed.unlink()
-    digest = hashlib.sha256(recipe.requirements.encode()).hexdigest()
-    (target / ".requirements.sha256").write_text(digest + "\n")
 
 
 def remove_unused(name: str, images: Path) -> None:
@@ -223,7 +195,7 @@ def building(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _own_sources(folder: Path = Path("/etc/apt")) -> str:
+def own_sources(folder: Path = Path("/etc/apt")) -> str:
     """The text of this machine's apt sources, if it is a Debian: no other's mirror has trixie."""
     if "\nID=debian\n" not in "\n" + Path("/etc/os-release").read_text():
         return ""
@@ -243,7 +215,7 @@ def _first_mirror(sources: str, pattern: str) -> str | None:
     return None
 
 
-def _apt_settings() -> list[str]:
+def apt_settings() -> list[str]:
     """Proxy and certificate settings that this machine's apt was given."""
     command = [
         "apt-config",

@@ -25,6 +25,7 @@ from virtual_lab import (
     kernel,
     keys,
     media,
+    mirror,
     network,
     recipes,
 )
@@ -40,7 +41,7 @@ READY = Patience(60, first=0.02, most=0.2)
 
 _ROOT = Path(__file__).parent.parent
 _PASSED_ON = ("PATH", "LANG", "TZ")
-_CLOUD = "cloud"
+_CLOUD, _MIRROR = "cloud", "mirror"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,20 @@ def standing(lab: Lab, instance: str | None = None) -> Rack:
 
 
 def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
-    """The image layers, topmost first, of the nodes and of the server, and what templates are made of."""
+    """The image layers, topmost first, of nodes and server; the mirror, what templates are made of."""
 
-    def ready(recipe: recipes.Recipe) -> Path:
-        return images.ready(recipe, places.images, say, marker=places.mark)
+    def node() -> tuple[Path, ...]:
+        image = images.ready(recipes.node(), places.images, say, marker=places.mark)
+        return images.pve_layer(image), image
+
+    def server() -> tuple[Path, Path]:
+        image = images.ready(recipes.server(), places.images, say, marker=places.mark)
+        return image, mirror.ready(image, say, marker=places.mark)
 
     with ThreadPoolExecutor(2) as pool:
-        node, server = pool.map(ready, (recipes.node(), recipes.server()))
-    stack = {"node": (images.pve_layer(node), node), "server": (server,)}
+        nodes, servers = pool.submit(node), pool.submit(server)
+        (image, packages) = servers.result()
+        stack = {"node": nodes.result(), "server": (image,), _MIRROR: (packages,)}
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
@@ -147,9 +154,9 @@ def _build(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...
 
 
 def _offer_images(places: Places, stack: Mapping[str, tuple[Path, ...]], lab: Lab) -> None:
-    if lab.templates:
-        urls = [template.image.url for template in lab.templates.values()]
-        internet.offer(places.rack, urls, stack[_CLOUD][0] / guest_image.IMAGE)
+    urls = [template.image.url for template in lab.templates.values()]
+    image = stack[_CLOUD][0] / guest_image.IMAGE if urls else None
+    internet.offer(places.rack, stack[_MIRROR][0], urls, image)
 
 
 def _make_keys(places: Places, wanted: RackPlan, lab: Lab) -> None:

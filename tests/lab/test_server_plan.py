@@ -10,8 +10,8 @@ import pytest
 from tests.lab_fixtures import INSTANCE, Lab, raised
 
 STATE = (
-    "find /etc /opt /srv /usr/sbin /var/lib/rackproof-server /var/lib/rackproof-boot -xdev"
-    " -printf '%p %m %u %g %s %T@ %C@\\n' 2>/dev/null | grep -v 'ledger.sqlite-' | sort | sha256sum;"
+    "find /etc /opt /srv /usr/sbin /var/lib/rackproof-server -xdev"
+    " -printf '%p %m %u %g %s %T@ %C@\\n' 2>/dev/null | sort;"
     " dpkg-query -W | sha256sum; nft list ruleset | sha256sum; cat /proc/sys/net/ipv4/ip_forward;"
     " systemctl list-units --all --plain --no-legend --type=service,socket | grep -v -e '@' -e session- | sort;"
     " systemctl list-unit-files --no-legend | sort; ls -d /run/rackproof*"
@@ -55,8 +55,17 @@ def test_the_plan_of_a_new_server_is_what_is_done(server: Lab) -> None:
     plan, text = planned(server, 6)
     assert "+++ /etc/dnsmasq.d/rackproof.conf\t644 root:root" in text
     assert "+dhcp-authoritative" in text
-    assert {"certificate", "dnsmasq", "nodes of the boot service"} <= plan
+    assert {"packages", "Python packages", "certificate", "dnsmasq", "nodes of the boot service"} <= plan
     assert changed(server) == plan
+
+
+def test_what_was_installed_runs_as_the_lab_asks_and_in_no_other_way(server: Lab) -> None:
+    """Debian would have started a web server for everybody, and left its site for the next boot."""
+    assert server.on("server", "ls /etc/nginx/sites-enabled /usr/sbin/policy-rc.d 2>/dev/null || true") == (
+        "/etc/nginx/sites-enabled:"
+    )
+    listening = "ss -Hlnt 'sport = :80 or sport = :443' | awk '{print $4}' | sort"
+    assert server.on("server", listening).split() == ["10.10.1.1:443", "10.10.1.1:80"]
 
 
 def test_the_plan_of_a_server_that_stands_is_empty(server: Lab) -> None:
