@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from provision import machines, secrets
+from provision import automation_key, machines, secrets
 from provision.inventory import Lab
 from provision.remote import Remote
 from provision.server_diff import diffs, summary
@@ -17,7 +17,9 @@ SAME, DIFFERENT = 0, 6
 
 def plan(session: Session, say: Callable[[str], None] = print) -> int:
     """Say what this session would do; raises LabError when the server cannot be read."""
-    lab = session.standing_lab()
+    lab = automation_key.given(session.standing_lab(), make=False)
+    if lab.server.key and not lab.server.key.exists():
+        say(f"on this machine: ssh-keygen makes {lab.server.key}, by which the nodes will be logged in to")
     known = secrets.revealed(lab)
     outcome = SAME
     for step in session.steps:

@@ -3,6 +3,10 @@
 Read, compare, act: one command reads what the server holds, and only parts that differ are touched. Their
 files are staged and tested by the programs that will read them before anything is replaced; when a service
 does not start with the new files, the old ones are put back and it runs as before.
+
+pyinfra's API was looked at and is not used. It runs under gevent over connections of its own, beside this
+process's threads and its one verified connection; and each of its operations takes effect by itself, where
+here nothing is replaced before all is tested, and all goes back when one service does not start.
 """
 
 from __future__ import annotations
@@ -273,7 +277,7 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "system": facts.system,
         "address": str(address),
         "versions": dict(facts.versions),
-        "services": {name: unit.active for name, unit in facts.units.items()},
+        "services": {name: unit.active for name, unit in facts.units.items() if unit.enabled},
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": server_media.sizes(lab),

@@ -45,12 +45,15 @@ BOOT_SERVICE_OPTIONS = (
 """How the unit starts the boot service, beside --dhcp-journal."""
 
 DNSMASQ_CONF = "/etc/dnsmasq.d/rackproof.conf"
+DNSMASQ_UNIT = "/etc/systemd/system/dnsmasq.service.d/rackproof.conf"
 NGINX_CONF = "/etc/nginx/conf.d/rackproof.conf"
 NFT_FILE = "/etc/rackproof/nftables.nft"
 SYSCTL_FILE = "/etc/sysctl.d/60-rackproof.conf"
 CHRONY_CONF = "/etc/chrony/conf.d/rackproof.conf"
 HANDS_CONFIG = "/etc/rackproof/hands.json"
 UNITS = "/etc/systemd/system"
+EXPORTER_UNIT = f"{UNITS}/prometheus-node-exporter.service.d/rackproof.conf"
+EXPORTER_PORT = 9100
 PROGRAMS = ("provision.boot_service.__main__", "provision.boot_service.hands")
 """The modules that units start, and which the server gets with all that they import."""
 
@@ -136,18 +139,21 @@ def parts(lab: Lab, facts: Facts, certificate: Certificate) -> tuple[Part, ...]:
     return (
         _nat(lab, facts), _clock(lab), _boot_service(lab), _hands(lab, certificate),
         _nginx(lab, certificate), _dnsmasq(lab, facts),
+        *([_exporter(lab)] if lab.server.node_exporter else []),
     )  # fmt: skip
 
 
 def paths() -> tuple[str, ...]:
     """Every file that any lab's parts have."""
     units = [f"{UNITS}/{unit}.service" for unit in UNIT_NAMES if unit.startswith("rackproof-")]
-    files = [DNSMASQ_CONF, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF, HANDS_CONFIG]
+    files = [DNSMASQ_CONF, DNSMASQ_UNIT, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF]
+    files += [HANDS_CONFIG, EXPORTER_UNIT]
     return (*files, *units, *source_files())
 
 
 UNIT_NAMES = (
     "rackproof-nftables", "chrony", "rackproof-boot-service", "rackproof-hands", "nginx", "dnsmasq",
+    "prometheus-node-exporter",
 )  # fmt: skip
 
 
@@ -209,7 +215,7 @@ def _dnsmasq(lab: Lab, facts: Facts) -> Part:
     return Part(
         name="dnsmasq",
         unit="dnsmasq",
-        files=(config, options(lab, {})),
+        files=(config, _rendered(DNSMASQ_UNIT, "dnsmasq-unit.conf.j2"), options(lab, {})),
         test=f"dnsmasq --test -C {STAGED}{DNSMASQ_CONF}",
     )
 
@@ -233,7 +239,8 @@ def _nginx(lab: Lab, certificate: Certificate) -> Part:
 def _nat(lab: Lab, facts: Facts) -> Part:
     wan, unit = lab.server.wan, "rackproof-nftables"
     networks = [network.cidr for network in lab.networks.values()]
-    values: dict[str, Any] = {"lab": lab, "wan": wan, "networks": networks, "address": lab.server.address}
+    values: dict[str, Any] = {"lab": lab, "wan": wan, "networks": networks, "address": lab.server.address,
+                              "firewall": lab.server.firewall}  # fmt: skip
     files = (
         _rendered(NFT_FILE, "nftables.nft.j2", **values),
         _rendered(SYSCTL_FILE, "sysctl.conf.j2", **values),
@@ -258,6 +265,18 @@ def _clock(lab: Lab) -> Part:
         unit="chrony",
         files=(config,),
         test=f"chronyd -p -f {STAGED}{CHRONY_CONF}",
+    )
+
+
+def _exporter(lab: Lab) -> Part:
+    unit = _rendered(
+        EXPORTER_UNIT, "node-exporter-unit.conf.j2", address=lab.server.address, port=EXPORTER_PORT
+    )
+    return Part(
+        name="node exporter",
+        unit="prometheus-node-exporter",
+        files=(unit,),
+        test="prometheus-node-exporter --version",
     )
 
 

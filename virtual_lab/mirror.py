@@ -29,9 +29,12 @@ PYTHON = "3.13"
 
 PACKAGES = (
     "dnsmasq", "nginx-light", "nftables", "chrony", "ipxe", "curl", "python3-pip",
-    "prometheus-node-exporter", "bridge-utils",
+    "prometheus-node-exporter",
 )  # fmt: skip
-"""What is to be had, with all that it needs on top of the server's image."""
+"""What the server step installs; it is to be had with all that it needs on top of the server's image."""
+
+NEIGHBOURS = ("systemd-resolved", "systemd-timesyncd")
+"""What a server may have of its own, which the step must get along with."""
 
 REQUIREMENTS = Path(__file__).parent.parent / "provision/boot_service/requirements.txt"
 
@@ -41,7 +44,7 @@ def ready(image: Path, say: Say, *, marker: str = "") -> Path:
 
     Raises LabError with the last words of apt or pip.
     """
-    parts = [image.name, *PACKAGES, REQUIREMENTS.read_text(), Path(__file__).read_text()]
+    parts = [image.name, *PACKAGES, *NEIGHBOURS, REQUIREMENTS.read_text(), Path(__file__).read_text()]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     made = image.with_name(f"mirror-{digest}")
     if made.is_dir():
@@ -87,7 +90,8 @@ def _fetch_packages(image: Path, scratch: Path, env: Mapping[str, str]) -> None:
     (scratch / "apt.conf").write_text("\n".join(lines) + "\n")
     apt, env = ["apt-get", "-q", "-y"], {**env, "APT_CONFIG": str(scratch / "apt.conf")}
     _run([*apt, "update"], env)
-    _run([*apt, "install", "--download-only", "--no-install-recommends", *PACKAGES], env)
+    for wanted in (PACKAGES, NEIGHBOURS):  # apart: chrony takes the place of systemd-timesyncd
+        _run([*apt, "install", "--download-only", "--no-install-recommends", *wanted], env)
 
 
 def _entry(package: Path) -> str:

@@ -1,5 +1,6 @@
 """What a lab is, read from a lab file or a classic nodes.json, with all of its mistakes at once."""
 
+from provision.inventory.firewall import Firewall
 from provision.inventory.models import (
     MANAGEMENT,
     SYSTEMS,
@@ -38,6 +39,7 @@ __all__ = [
     "Deadlines",
     "DhcpRange",
     "Disk",
+    "Firewall",
     "Image",
     "InstallMedia",
     "Lab",

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory.firewall import Firewall
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -375,8 +376,11 @@ class Server(Part):
     lan: Interface | None = None
     wan: Interface | None = None
     wan_probe: Address | None = None
+    firewall: Firewall | None = None
+    node_exporter: bool = False
     host_key: PublicKey | None = None
     identity: FilePath | None = None
+    key: FilePath | None = None
     iso_tokens: dict[Account, Secret] = {}
 
 
