@@ -131,10 +131,9 @@ def parse(text: str) -> Facts:
 
 
 def _came(lines: list[str]) -> tuple[str, int] | None:
-    for line in lines:
-        link, port = line.split()
-        return link, int(port)
-    return None
+    """None also when the way back to where it came from is not known."""
+    words = " ".join(lines).split()
+    return (words[0], int(words[1])) if len(words) == 2 else None
 
 
 def _sections(text: str) -> dict[str, list[str]]:

@@ -119,6 +119,11 @@ def test_facts_of_what_a_server_prints(facts: Facts) -> None:
     assert facts.root and facts.user and facts.nat and facts.forwarding and facts.resolvers
 
 
+@pytest.mark.parametrize(("said", "came"), [("wan0 22", ("wan0", 22)), (" 22", None), ("", None)])
+def test_by_which_interface_the_session_came_in(said: str, came: tuple[str, int] | None) -> None:
+    assert server_facts.parse(f"== came\n{said}\n").came == came
+
+
 def test_facts_of_a_server_that_has_nothing() -> None:
     facts = server_facts.parse("== digests\n== units\n\n== root\n1000\n")
     assert not (facts.root or facts.user or facts.nat or facts.forwarding or facts.resolvers)
