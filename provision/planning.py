@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from provision import automation_key, machines, secrets
 from provision.inventory import Lab
 from provision.remote import Remote
-from provision.server_diff import diffs, summary
+from provision.server_diff import apts_own, diffs, summary
 from provision.server_survey import changes, survey
 from provision.session import Session
 
@@ -43,6 +43,8 @@ def _server(lab: Lab, server: Remote, say: Callable[[str], None]) -> int:
     say(f"step server: {len(wanted)} to change, {len(same)} as they should be, on {found.facts.system}")
     for name in wanted:
         say(f"  change  {name}: {done[name]}")
+        for line in apts_own(server, found) if name == "packages" else ():
+            say(f"          {line}")
     for name in unknown:
         say(f"  perhaps {name}: {done[name]}, if it is new to it; it does not answer now")
     for name in same:

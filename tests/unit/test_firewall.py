@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from provision.errors import InventoryError
-from provision.inventory import load
+from provision.inventory import Firewall, load
 
 LAB = Path(__file__).parents[2] / "labs" / "virtual.yaml"
 
@@ -46,6 +50,16 @@ def test_a_single_word_is_a_list_of_one(tmp_path: Path) -> None:
 def test_what_is_no_door_is_a_mistake_with_its_place(tmp_path: Path, allow: str, wrong: str) -> None:
     with pytest.raises(InventoryError, match=rf"lab\.yaml:\d+: server\.firewall\.allow[^\0]*{wrong}"):
         load(written(tmp_path, f"{{allow: [{allow}]}}"), {})
+
+
+@given(st.one_of(st.text(), st.from_regex(r"(tcp|udp|icmp)/?[0-9]{0,6}-?[0-9]{0,6}")))
+def test_what_is_taken_can_be_nothing_but_a_door(text: str) -> None:
+    try:
+        firewall = Firewall.model_validate({"allow": [text]})
+    except ValidationError:
+        return
+    [rule] = firewall.rules
+    assert re.fullmatch(r"(tcp|udp) dport [0-9]{1,5}(-[0-9]{1,5})?|meta l4proto \{ icmp, ipv6-icmp \}", rule)
 
 
 def test_a_firewall_needs_an_outside(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
-"""`--plan` of the server step on a server: touches nothing, and is what the step then does."""
+"""The server step on a bare Debian beside systemd's own resolver and clock, and what `--plan` says of it before."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.lab_fixtures import INSTANCE, Lab, raised
+from tests.lab_fixtures import INSTANCE, ROOT, Lab, raised
 
 STATE = (
     "find /etc /opt /srv /usr/sbin /var/lib/rackproof-server -xdev"
@@ -28,7 +31,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab = raised(tmp_path_factory.mktemp("plan"), f"{INSTANCE}-plan")
     try:
         lab.rack("up", timeout=300)
-        lab.on("server", "systemctl is-system-running --wait")
+        lab.on("server", "systemctl is-system-running --wait; apt-get -q update && apt-get -q -y install "
+               "--no-install-recommends systemd-resolved systemd-timesyncd", check=False)  # fmt: skip
+        # In a container it does not run, as it would on metal: the clock is the host's.
+        states = "systemctl is-active systemd-resolved; systemctl is-enabled systemd-timesyncd"
+        assert lab.on("server", states).split() == ["active", "enabled"]
         yield lab
     finally:
         lab.down()
@@ -55,6 +62,8 @@ def test_the_plan_of_a_new_server_is_what_is_done(server: Lab) -> None:
     plan, text = planned(server, 6)
     assert "+++ /etc/dnsmasq.d/rackproof.conf\t644 root:root" in text
     assert "+dhcp-authoritative" in text
+    assert re.search("^ +remove: systemd-timesyncd$", text, re.MULTILINE)
+    assert re.search("^ +with it: .*dnsmasq-base", text, re.MULTILINE)
     assert {"packages", "Python packages", "certificate", "dnsmasq", "nodes of the boot service"} <= plan
     assert changed(server) == plan
 
@@ -64,8 +73,45 @@ def test_what_was_installed_runs_as_the_lab_asks_and_in_no_other_way(server: Lab
     assert server.on("server", "ls /etc/nginx/sites-enabled /usr/sbin/policy-rc.d 2>/dev/null || true") == (
         "/etc/nginx/sites-enabled:"
     )
-    listening = "ss -Hlnt 'sport = :80 or sport = :443' | awk '{print $4}' | sort"
-    assert server.on("server", listening).split() == ["10.10.1.1:443", "10.10.1.1:80"]
+    assert listening(server, 80, 443, 9100) == ["10.10.1.1:443", "10.10.1.1:80", "10.10.1.1:9100"]
+
+
+def test_systemds_resolver_and_dnsmasq_keep_their_own_addresses(server: Lab) -> None:
+    assert listening(server, 53) == ["10.10.1.1:53", "127.0.0.53%lo:53", "127.0.0.54:53"]
+    assert (
+        server.on("server", "systemctl is-active systemd-resolved dnsmasq chrony").split() == ["active"] * 3
+    )
+    clocks = "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' chrony systemd-timesyncd"
+    assert "chrony installed" in server.on("server", clocks, check=False)
+    assert "systemd-timesyncd installed" not in server.on("server", clocks, check=False)
+    assert server.on("server", "dig +short @10.10.1.1 node3.lab.example.net") == "10.10.1.23"
+    said = server.on("server", "journalctl -u dnsmasq -o cat --no-pager")
+    assert "loopback" not in said, "resolvconf was told of it"
+    assert "using nameserver 127.0.0.53#53" in said
+
+
+def test_nothing_comes_in_from_outside_but_what_is_asked(server: Lab, tmp_path: Path) -> None:
+    assert not reached(server, 22)
+    file = tmp_path / "lab.yaml"
+    file.write_text((ROOT / "labs/virtual.yaml").read_text().replace("allow: []", "allow: [tcp/22]"))
+    opened = replace(server, arguments=("--lab", str(file)))
+    assert planned(opened, 6)[0] == {"NAT"}
+    assert changed(opened) == {"NAT"}
+    assert reached(server, 22)
+    assert not reached(server, 80)
+    assert changed(server) == {"NAT"}
+
+
+def listening(lab: Lab, *ports: int) -> list[str]:
+    which = " or ".join(f"sport = :{port}" for port in ports)
+    return sorted(line.split()[3] for line in lab.on("server", f"ss -Hlnt '{which}'").splitlines())
+
+
+def reached(lab: Lab, port: int) -> bool:
+    """Whether the server lets somebody on the played internet connect to this port."""
+    outside = str(lab.places.namespace("wan"))
+    code = f"import socket; socket.create_connection(('198.51.100.2', {port}), 1)"
+    return lab.run("nsenter", f"--net={outside}", sys.executable, "-c", code, timeout=20).returncode == 0
 
 
 def test_the_plan_of_a_server_that_stands_is_empty(server: Lab) -> None:
