@@ -124,7 +124,7 @@ def cluster_formed(run: Run, lab: Lab, machines: Machines, nodes_installed: Evid
     """Step `cluster`: one quorate cluster over all its links."""
     from provision import cluster  # noqa: PLC0415
 
-    return run.step("cluster", lambda: cluster.form(lab, machines.nodes, run))
+    return run.step("cluster", lambda: cluster.form(lab.proxmox, machines.nodes, run))
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +132,7 @@ def ceph_healthy(run: Run, lab: Lab, machines: Machines, cluster_formed: Evidenc
     """Step `ceph`: monitors, managers, OSDs, pools and storages, and Ceph's own word that all is well."""
     from provision import ceph  # noqa: PLC0415
 
-    return run.step("ceph", lambda: ceph.build(lab, machines.nodes, run))
+    return run.step("ceph", lambda: ceph.build(lab.proxmox, machines.nodes, run))
 
 
 @pytest.fixture(scope="session")
@@ -143,4 +143,4 @@ def templates_ready(
     from provision import templates  # noqa: PLC0415
 
     deed = pytestconfig.stash[SESSION].request.deed
-    return run.step("templates", lambda: templates.make(lab, machines.nodes, run, deed))
+    return run.step("templates", lambda: templates.make(lab.proxmox, machines.nodes, run, deed))

@@ -7,14 +7,21 @@ from testinfra.host import Host
 
 from provision.certificate import CERTIFICATE
 from provision.inventory import Lab, Node
+from provision.inventory.boot_chains import CHAINS, PACKAGES, SOURCES
 from provision.journal import Evidence
-from provision.server_plan import TFTP_ROOT, secure_url, service_url
+from provision.server_plan import (
+    DNSMASQ_CONF,
+    HTTP_ROOT,
+    boot_line,
+    firmware_url,
+    secure_url,
+    service_url,
+)
 
 pytestmark = pytest.mark.step("server")
 
-BOOT_FILE = "snponly.efi"
-PACKAGE_SUMS = "/var/lib/dpkg/info/ipxe.md5sums"
-"""What dpkg unpacked, by Debian's own checksums."""
+PACKAGE_SUMS = "/var/lib/dpkg/info"
+"""What dpkg unpacked, by Debian's own checksums; a package's file may bear its architecture in its name."""
 
 STRANGER = "02:00:5e:00:53:01"
 QUESTION = (
@@ -23,12 +30,27 @@ QUESTION = (
 )
 
 
-def test_boot_file_by_tftp(server_host: Host, lab: Lab) -> None:
-    """TFTP hands out the boot file byte for byte as Debian built it."""
-    path = f"{TFTP_ROOT}/{BOOT_FILE}".lstrip("/")
-    built = server_host.check_output("grep -F %s %s", f"  {path}", PACKAGE_SUMS).split()[0]
-    fetched = f"curl -fsS --max-time 10 tftp://{lab.server.address}/{BOOT_FILE}"
-    assert server_host.check_output(f"{fetched} | md5sum").split()[0] == built
+@pytest.mark.parametrize("way", ["tftp", "http"])
+def test_boot_files_are_whole(server_host: Host, lab: Lab, node: Node, way: str) -> None:
+    """TFTP and HTTP hand out the boot files of the node's chain byte for byte as Debian built them."""
+    where = f"tftp://{lab.server.address}" if way == "tftp" else firmware_url(lab)
+    for file in CHAINS[node.firmware].files:
+        fetched = server_host.check_output(f"curl -fsS --max-time 10 {where}/{file} | md5sum").split()[0]
+        assert fetched == _built(server_host, file), file
+
+
+def test_dhcp_names_the_boot_file(server_host: Host, lab: Lab, node: Node) -> None:
+    """DHCP sends the node's firmware to the first file of its chain, by each way that firmware may ask."""
+    lines = server_host.file(DNSMASQ_CONF).content_string.splitlines()
+    for door in CHAINS[node.firmware].doors:
+        assert boot_line(lab, node, door) in lines
+
+
+@pytest.mark.parametrize("way", ["tftp", "http"])
+def test_grub_is_sent_on(server_host: Host, lab: Lab, way: str) -> None:
+    """GRUB, by TFTP or HTTP, finds a configuration that leads to the node's own."""
+    config = server_host.check_output(f"curl -fsS --max-time 10 {way}://{lab.server.address}/grub/grub.cfg")
+    assert f"configfile '(http,{lab.server.address})/grub/'\"$net_default_mac\"" in config
 
 
 @pytest.mark.parametrize("file", ["vmlinuz", "initrd.img", "iso"])
@@ -41,12 +63,25 @@ def test_install_medium_is_whole(server_host: Host, lab: Lab, evidence: Evidence
         assert f"content-length: {brought[name]}\n" in headers.lower().replace("\r", "")
 
 
-def test_boot_script_of_node(server_host: Host, lab: Lab, node: Node) -> None:
-    """A node without leave to install is told, by name, to boot from its disk."""
-    script = server_host.check_output(f"curl -fsS {service_url(lab)}/boot/{node.mac}")
-    assert script.startswith("#!ipxe\n")
-    assert f"{node.name} boots from its disk" in script
-    assert "kernel" not in script
+@pytest.mark.parametrize("file", ["vmlinuz", "initrd.img", "iso"])
+def test_install_medium_is_what_was_prepared(
+    server_host: Host, lab: Lab, evidence: Evidence, file: str
+) -> None:
+    """The server has each file of the install media byte for byte as it was prepared."""
+    for system in lab.media:
+        prepared = evidence.facts["media_sha256"][system]
+        name = next(name for name in prepared if name.endswith(file))
+        there = server_host.check_output(f"sha256sum {HTTP_ROOT}/{system}/{name}")
+        assert there.split()[0] == prepared[name], f"{system}: {name}"
+
+
+@pytest.mark.parametrize("loader", ["boot", "grub"])
+def test_boot_script_of_node(server_host: Host, lab: Lab, node: Node, loader: str) -> None:
+    """A node without leave to install is told, by name, to boot from its disk: iPXE as GRUB."""
+    script = server_host.check_output(f"curl -fsS {service_url(lab)}/{loader}/{node.mac}")
+    assert script.startswith("#!ipxe\n") or loader == "grub"
+    assert f"{node.name} has no leave to install" in script
+    assert not any(line.startswith(("kernel", "linux")) for line in script.splitlines())
 
 
 def test_stranger_gets_no_boot_script(server_host: Host, lab: Lab) -> None:
@@ -54,7 +89,7 @@ def test_stranger_gets_no_boot_script(server_host: Host, lab: Lab) -> None:
     assert _status(server_host, f"{service_url(lab)}/boot/{STRANGER}") == "404"
 
 
-def test_stranger_gets_no_answer(server_host: Host, lab: Lab) -> None:
+def test_stranger_gets_no_install(server_host: Host, lab: Lab) -> None:
     """A made-up path is refused, and not a byte of an answer comes with it."""
     url = f"--cacert {CERTIFICATE} {secure_url(lab)}/answer/made-up-by-a-check"
     body = server_host.check_output("curl -sS -X POST -H 'Content-Type: application/json' -d %s " + url,
@@ -64,6 +99,12 @@ def test_stranger_gets_no_answer(server_host: Host, lab: Lab) -> None:
         "403",
         "404",
     )
+
+
+def _built(host: Host, file: str) -> str:
+    """The MD5 sum that the file's package has of it."""
+    path, sums = SOURCES[file].lstrip("/"), f"{PACKAGE_SUMS}/{PACKAGES[file]}*.md5sums"
+    return str(host.check_output(f"grep -hF '  {path}' {sums}").split()[0])
 
 
 def _status(host: Host, what: str) -> str:

@@ -30,7 +30,7 @@ def test_monitor_of_node(node: Node, asked: Ceph, ceph: CephFacts) -> None:
 
 def test_no_monitor_of_a_stranger(lab: Lab, ceph: CephFacts) -> None:
     """Every monitor is named for a node of the lab."""
-    assert set(ceph.monitors) - set(lab.nodes) == set()
+    assert set(ceph.monitors) - set(lab.proxmox.nodes) == set()
 
 
 def test_managers(asked: Ceph, ceph: CephFacts) -> None:

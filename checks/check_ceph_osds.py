@@ -80,7 +80,7 @@ def test_osd_addresses(node: Node, asked: Ceph, ceph: CephFacts) -> None:
 def test_no_stray_osd(lab: Lab, ceph: CephFacts) -> None:
     """Every OSD has its place in CRUSH, on a node of the lab."""
     places = {number: osd.host for number, osd in ceph.osds.items()}
-    assert {number: host for number, host in places.items() if host not in lab.nodes} == {}
+    assert {number: host for number, host in places.items() if host not in lab.proxmox.nodes} == {}
 
 
 def means(host: Host, name: OsdDisk, disk: Disk) -> bool:

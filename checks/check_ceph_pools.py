@@ -47,7 +47,7 @@ def test_an_image_written_on_one_node_is_read_on_another(
     if wanted.application != "rbd":
         pytest.skip(f"pool {name} is for {wanted.application}")
     image = f"rackproof-proof-{token_hex(4)}"
-    writer, reader = (machines.node(node) for node in list(lab.nodes)[:2])
+    writer, reader = (machines.node(node) for node in list(lab.proxmox.nodes)[:2])
     try:
         written = done(writer, "write", name, image)
         assert done(reader, "read", name, image) == written

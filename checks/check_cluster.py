@@ -27,8 +27,8 @@ def test_service_runs(host: Host, service: str) -> None:
 def test_api_agrees(node: Node, lab: Lab, api_of: Callable[[str], Session]) -> None:
     """The node's own API names the cluster, says it is quorate, and has every node online."""
     assert lab.cluster is not None
-    status = api_of(node.name).status()
-    assert (status.name, status.quorate, status.online) == (lab.cluster.name, True, frozenset(lab.nodes))
+    status, members = api_of(node.name).status(), frozenset(lab.proxmox.nodes)
+    assert (status.name, status.quorate, status.online) == (lab.cluster.name, True, members)
 
 
 def test_shared_files_are_writable(host: Host) -> None:

@@ -23,23 +23,26 @@ def test_corosync_runs(host: Host) -> None:
 
 
 def test_node_is_in_the_quorum(host: Host, lab: Lab) -> None:
-    """The node counts itself into a quorate cluster of all the lab's nodes."""
+    """The node counts itself into a quorate cluster of all the lab's Proxmox nodes."""
     quorum = probe.quorum(host)
-    votes = str(len(lab.nodes))
+    votes = str(len(lab.proxmox.nodes))
     assert (quorum["Quorate"], quorum["Expected votes"], quorum["Total votes"]) == ("Yes", votes, votes)
 
 
 def test_members_are_the_labs_nodes(host: Host, lab: Lab) -> None:
-    """The configuration names exactly the lab's nodes."""
-    assert set(probe.corosync_node_ids(host)) == set(lab.nodes)
+    """The configuration names exactly the lab's Proxmox nodes."""
+    assert set(probe.corosync_node_ids(host)) == set(lab.proxmox.nodes)
 
 
 def test_link_to_peer(host: Host, peer: Node, link: tuple[int, Network]) -> None:
     """The link to the peer is connected."""
-    number, _ = link
+    number, network = link
     ids = probe.corosync_node_ids(host)
-    links = probe.corosync_peers(host).get(ids[peer.name], [])
-    assert [found.connected for found in links if found.link == number] == [True]
+    links = [found for found in probe.corosync_peers(host).get(ids[peer.name], []) if found.link == number]
+    states = ["connected" if found.connected else "disconnected" for found in links]
+    assert states == ["connected"], (
+        f"link {number} ({network.name}) to {peer.name} is {' and '.join(states) or 'not there'}"
+    )
 
 
 def test_link_address(host: Host, node: Node, lab: Lab, link: tuple[int, Network]) -> None:
@@ -53,9 +56,7 @@ def test_link_address(host: Host, node: Node, lab: Lab, link: tuple[int, Network
         if peer_link.link == number
     }
     here = str(node.addresses[network.name])
-    assert found == {
-        name: (here, str(other.addresses[network.name])) for name, other in lab.nodes.items() if name in found
-    }
+    assert found == {name: (here, str(lab.nodes[name].addresses[network.name])) for name in found}
 
 
 def test_configuration_is_the_clusters(host: Host) -> None:

@@ -17,13 +17,15 @@ HEADERS = 28
 
 def test_mtu_of_bridge(host: Host, network: Network) -> None:
     """The bridge has the network's MTU."""
-    assert probe.links(host)[network.bridge].mtu == network.mtu
+    mtu = probe.links(host)[network.bridge].mtu
+    assert mtu == network.mtu, f"{network.bridge} has MTU {mtu}, not {network.mtu}"
 
 
 def test_mtu_of_port(host: Host, node: Node, network: Network) -> None:
     """The bridge's port has the network's MTU."""
     links = probe.links(host)
-    assert links[nic_of(node, network, links)].mtu == network.mtu
+    nic = nic_of(node, network, links)
+    assert links[nic].mtu == network.mtu, f"{nic} has MTU {links[nic].mtu}, not {network.mtu}"
 
 
 def test_mtu_is_persisted(host: Host, node: Node, network: Network) -> None:
@@ -38,8 +40,9 @@ def test_mtu_is_persisted(host: Host, node: Node, network: Network) -> None:
 
 def test_largest_packet_passes(host: Host, node: Node, peer: Node, network: Network) -> None:
     """An unfragmented packet of exactly the MTU comes back from the peer."""
-    passed, said = probe.ping(host, *_way(node, peer, network), network.mtu - HEADERS)
-    assert passed, said
+    source, target = _way(node, peer, network)
+    passed, said = probe.ping(host, source, target, network.mtu - HEADERS)
+    assert passed, f"no packet of {network.mtu} bytes comes back from {target} to {source}\n{said}"
 
 
 def test_larger_packet_is_refused(host: Host, node: Node, peer: Node, network: Network) -> None:

@@ -20,14 +20,14 @@ GIB = 2**30
 
 
 def test_overview(lab: Lab, run: Run, api_of: Callable[[str], Session]) -> None:
-    """The cluster tells of every node, pool and template that the lab file asks for."""
+    """The cluster tells of every node of it, pool and template that the lab file asks for."""
     rows = list(_rows(lab, api_of(lab.primary.name)))
     run.say("overview", f"{len(rows)} lines of it", rows=rows)
     assert [name for name in _asked_for(lab) if name not in dict(rows)] == []
 
 
 def _asked_for(lab: Lab) -> Iterator[str]:
-    yield from lab.nodes
+    yield from lab.proxmox.nodes
     yield from (f"pool {name}" for name in (lab.ceph.pools if lab.ceph else ()))
     yield from (f"template {vmid}" for vmid in lab.templates)
 
@@ -36,7 +36,7 @@ def _rows(lab: Lab, api: Session) -> Iterator[tuple[str, str]]:
     status = api.status()
     quorate = "quorate" if status.quorate else "NOT quorate"
     yield "cluster", f"{status.name}, {quorate}, {len(status.online)} of {len(status.members)} nodes online"
-    for node in lab.nodes.values():
+    for node in lab.proxmox.nodes.values():
         yield node.name, _node(node, online=node.name in status.online)
     yield "links", ", ".join(f"{at} {net.name} {net.cidr}" for at, net in enumerate(lab.link_networks))
     if lab.ceph:
@@ -70,7 +70,7 @@ def _ceph(api: Session) -> Iterator[tuple[str, str]]:
 def _templates(lab: Lab, api: Session) -> Iterator[tuple[str, str]]:
     from provision.pve import guests  # noqa: PLC0415
 
-    for node in lab.nodes:
+    for node in lab.proxmox.nodes:
         for vmid, guest in guests.guests(api, node).items():
             if guest.template:
                 yield f"template {vmid}", f"{guest.name} on {node}"

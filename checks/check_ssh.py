@@ -10,7 +10,7 @@ from testinfra.host import Host
 
 from provision.inventory import Lab, Node
 from provision.machines import node_target
-from provision.remote import password_refused
+from provision.remote import password_refused, shown_host_key
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 
@@ -28,10 +28,16 @@ def test_password_does_not(node: Node, lab: Lab, proved: dict[str, Any]) -> None
 
 
 @pytest.mark.step("install")
-def test_host_key_is_the_installers(host: Host, proved: dict[str, Any]) -> None:
-    """The node's host key is the one that its installer reported."""
-    reported = {" ".join(key.split()[:2]) for key in proved["ssh_host_keys"]}
-    assert key_in(host) in reported
+def test_host_key_is_the_known_one(host: Host, proved: dict[str, Any]) -> None:
+    """The node has the host key that its installer reported, or that was made for it and handed over."""
+    assert key_in(host) in keys_of("\n".join(proved["ssh_host_keys"]))
+
+
+@pytest.mark.step("install")
+def test_node_shows_the_known_host_key(node: Node, lab: Lab, proved: dict[str, Any]) -> None:
+    """Whoever logs in is shown that host key, and no other."""
+    shown = shown_host_key(node_target(lab, node, ()))
+    assert shown in keys_of("\n".join(proved["ssh_host_keys"]))
 
 
 @pytest.mark.step("install")
@@ -47,10 +53,11 @@ def test_host_key_is_no_other_nodes(
 def test_authorized_keys_are_exactly_the_labs(
     host: Host, node: Node, lab: Lab, host_named: Callable[[str], Host]
 ) -> None:
-    """Root lets in the keys of the lab file and the cluster's own nodes, and nobody else."""
+    """Root lets in the keys of the lab file, on Proxmox those of all such nodes, and nobody else."""
     found = keys_of(host.check_output("cat /root/.ssh/authorized_keys"))
     asked = keys_of("\n".join(node.ssh_keys))
-    own = keys_of("\n".join(host_named(name).check_output("cat /root/.ssh/id_*.pub") for name in lab.nodes))
+    peers = lab.proxmox.nodes if node.is_proxmox else ()
+    own = keys_of("\n".join(host_named(name).check_output("cat /root/.ssh/id_*.pub") for name in peers))
     assert found == asked | own
 
 

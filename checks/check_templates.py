@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.step("templates"), pytest.mark.templates]
 @pytest.fixture(scope="session")
 def api(lab: Lab, api_of: Callable[[str], Session]) -> Session:
     """The API of the node that the templates were made on."""
-    return api_of(lab.primary.name if lab.cluster else next(iter(lab.nodes)))
+    return api_of(lab.primary.name if lab.cluster else next(iter(lab.proxmox.nodes)))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def found(lab: Lab, template: tuple[int, Template], api: Session) -> Standing:
     """What stands under the template's id; without it every check of it fails."""
     from checks import template_facts  # noqa: PLC0415 (collecting needs no API)
 
-    standing = template_facts.standing(api, lab.nodes, template[0])
+    standing = template_facts.standing(api, lab.proxmox.nodes, template[0])
     assert standing is not None, f"no node has a guest {template[0]}"
     return standing
 
@@ -118,4 +118,4 @@ def test_no_clone_is_left(lab: Lab, api: Session) -> None:
     """No guest is left that only tried a template."""
     from checks import template_facts  # noqa: PLC0415
 
-    assert template_facts.clones_left(api, lab.nodes) == []
+    assert template_facts.clones_left(api, lab.proxmox.nodes) == []

@@ -23,17 +23,27 @@ if TYPE_CHECKING:
     from provision.redfish import Board
 
 
+PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
+NOT_PROXMOXS = frozenset({"ubuntu"})
+"""Marks of checks that only nodes of Proxmox have, and that they have not."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test case of a check for every node, pair, network, link or name it asks for."""
     session = metafunc.config.stash.get(SESSION, None)
     if session is None:
         return
-    lab, names, wanted = session.written, session.node_names, set(metafunc.fixturenames)
+    lab, wanted = session.written, set(metafunc.fixturenames)
+    names = [
+        name for name in session.node_names if name in lab.nodes and _concerns(metafunc, lab.nodes[name])
+    ]
     if {"node", "peer"} <= wanted:
         pairs = list(permutations(names, 2))
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
     elif "node" in wanted:
         _spread(metafunc, "node", names, names)
+    if "asked_node" in wanted:
+        _spread(metafunc, "asked_node", names, names)
     if "network" in wanted:
         _spread(metafunc, "network", list(lab.networks), list(lab.networks))
     if "link" in wanted:
@@ -48,6 +58,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "record" in wanted:
         records = list(dns_records(lab).items())
         _spread(metafunc, "record", records, [name for name, _ in records])
+
+
+def _concerns(metafunc: pytest.Metafunc, node: Node) -> bool:
+    """Whether a check is one of this node: what belongs to a system or to a cluster is not of all."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    return not marks & (NOT_PROXMOXS if node.is_proxmox else PROXMOXS)
 
 
 def _spread(
@@ -67,18 +83,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("provision")
             item.add_marker("verify")
     lab = session.written
+    systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}
     absent = {
+        "proxmox": True not in systems, "ubuntu": False not in systems,
         "wan": lab.server.wan is None, "firewall": lab.server.firewall is None,
         "node_exporter": not lab.server.node_exporter, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
     }  # fmt: skip
     needless = [
-        item for item in items if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
+        item
+        for item in items
+        if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
+        or _is_of_an_unasked_part(item, lab)
     ]
     if needless:
         items[:] = [item for item in items if item not in needless]
         config.hook.pytest_deselected(items=needless)
+
+
+def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
+    """Whether it checks a part of the first boot on a node where that is not asked for."""
+    mark = item.get_closest_marker("first_boot")
+    if mark is None or not isinstance(item, pytest.Function):
+        return False
+    node = lab.nodes[str(item.callspec.params["node"])]
+    return not node.is_proxmox or mark.args[0] not in node.first_boot.parts
 
 
 def dns_records(lab: Lab) -> dict[str, str]:
@@ -97,6 +127,12 @@ def dns_records(lab: Lab) -> dict[str, str]:
 def node(lab: Lab, request: pytest.FixtureRequest) -> Node:
     """One node."""
     return lab.nodes[request.param]
+
+
+@pytest.fixture(scope="session")
+def asked_node(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Node:
+    """One Proxmox node as the lab file has it; nothing of the lab is reached for it."""
+    return pytestconfig.stash[SESSION].written.nodes[request.param]
 
 
 @pytest.fixture(scope="session")

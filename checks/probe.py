@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from typing import Any
 
+import yaml
 from testinfra.host import Host
 
 INTERFACES = "/etc/network/interfaces"
+NO_BROADCAST = "# no broadcast"
+NETPLAN = f"netplan get; ! grep -rqs '^Broadcast=no$' /etc/systemd/network || echo '{NO_BROADCAST}'"
+"""What netplan has in all its files, and a remark of what only networkd itself can be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,12 @@ def default_routes(host: Host) -> list[tuple[str, str]]:
 
 
 def stanzas(host: Host) -> dict[str, dict[str, str]]:
-    """What /etc/network/interfaces says: options by interface, `auto` among them as "yes"."""
-    return parse_stanzas(host.check_output("cat %s", INTERFACES))
+    """What is set up at a reboot: options by interface, as interfaces(5) has them; `auto` is one, as "yes".
+
+    By /etc/network/interfaces, or by netplan where there is no such file.
+    """
+    text = host.check_output(f"cat {INTERFACES} 2>/dev/null || {{ {NETPLAN}; }}")
+    return parse_netplan(text) if text.startswith("network:") else parse_stanzas(text)
 
 
 def parse_stanzas(text: str) -> dict[str, dict[str, str]]:
@@ -75,6 +83,29 @@ def parse_stanzas(text: str) -> dict[str, dict[str, str]]:
         else:
             current[words[0]] = rest
     return found
+
+
+def parse_netplan(text: str) -> dict[str, dict[str, str]]:
+    """The same of netplan's YAML, as networkd renders it: an address has its network's broadcast address."""
+    network = yaml.safe_load(text)["network"]
+    found = {}
+    for name, settings in {**network.get("ethernets", {}), **network.get("bridges", {})}.items():
+        ports = " ".join(settings.get("interfaces", ()))
+        found[name] = {"auto": "yes"} | ({"bridge-ports": ports} if ports else {})
+        found[name] |= {"mtu": str(settings["mtu"])} if "mtu" in settings else {}
+        for address in settings.get("addresses", ())[:1]:
+            broadcast = str(IPv4Interface(address).network.broadcast_address)
+            found[name] |= {"address": address} | ({} if NO_BROADCAST in text else {"broadcast": broadcast})
+        for route in settings.get("routes", ()):
+            found[name] |= {"gateway": route["via"]} if route["to"] in ("default", "0.0.0.0/0") else {}
+    return found
+
+
+def name_servers(host: Host) -> list[str]:
+    """The name servers that are asked, also where systemd-resolved asks them."""
+    resolved = "grep -q '^nameserver 127.0.0.53$' /etc/resolv.conf && cat /run/systemd/resolve/resolv.conf"
+    lines = host.check_output(f"{resolved} || cat /etc/resolv.conf").splitlines()
+    return [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"]]
 
 
 def ping(host: Host, source: str, target: str, size: int, patience: str = "-w 3") -> tuple[bool, str]:

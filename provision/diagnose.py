@@ -25,7 +25,7 @@ SERVER = "server"
 ON_NODE: Mapping[str, tuple[str, ...]] = {
     "network.txt": (
         "ip -br address", "ip -d link", "ip route", "bridge link", "ip -s neigh",
-        "cat /etc/network/interfaces",
+        "cat /etc/network/interfaces || netplan get",
     ),
     "journal.txt": (
         "systemctl --failed --no-pager", "journalctl -b -p warning -n 150 --no-pager",
@@ -73,7 +73,7 @@ def _node(lab: Lab, machines: Machines, name: str) -> Iterator[tuple[str, str]]:
     node = lab.nodes[name]
     unreachable = None
     for file, commands in ON_NODE.items():
-        if not _has(lab, file):
+        if not _has(lab, node, file):
             continue
         # A node that did not answer once is not waited for four times.
         text = unreachable or _said(partial(_ask_node, machines, name, commands))
@@ -87,8 +87,9 @@ def _server(lab: Lab, machines: Machines, _name: str) -> Iterator[tuple[str, str
     yield "journal.txt", _said(lambda: _ask(machines.server, ON_SERVER))
 
 
-def _has(lab: Lab, file: str) -> bool:
-    return {"cluster.txt": lab.cluster is not None, "ceph.txt": lab.ceph is not None}.get(file, True)
+def _has(lab: Lab, node: Node, file: str) -> bool:
+    needed = {"cluster.txt": lab.cluster, "ceph.txt": lab.ceph}
+    return file not in needed or (node.is_proxmox and needed[file] is not None)
 
 
 def _ask_node(machines: Machines, name: str, commands: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ def _proxmox(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, An
     return {
         "system": "proxmox",
         "answer": proxmox_answer.as_toml(answer),
-        "answer_json": proxmox_answer.as_json(answer, permit.hook_token),
+        "answer_json": proxmox_answer.as_json(answer, permit.hook_token, permit.node.subscription),
         "first_boot": proxmox_answer.first_boot(lab, permit, certificate),
     }
 

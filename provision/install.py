@@ -13,6 +13,7 @@ from provision import server as server_step
 from provision.certificate import Certificate, recalled
 from provision.errors import GaveUp, LabError, Unreachable
 from provision.handed import PHASES, deadline_of, deadlines, handed
+from provision.host_key import HostKey
 from provision.inventory import Lab, Node
 from provision.journal import Event
 from provision.permit import Permit
@@ -53,9 +54,9 @@ class Permits:
         self._run.undo_later("permits revoked", self.revoke)
         for permit in permits:
             self._service.grant(**self._order(permit, certificate))
-            self._run.say(
-                "permitted", "may install once", step="power", node=permit.node.name, nonce=permit.nonce
-            )
+            made = {"ssh_host_keys": [permit.host_key.public]} if permit.host_key else {}
+            self._run.say("permitted", "may install once", step="power", node=permit.node.name,
+                          nonce=permit.nonce, **made)  # fmt: skip
         # Ubuntu's installer finds its seed by its boot script.
         tokens = {permit.node.name: permit.answer_token for permit in permits if permit.node.is_proxmox}
         server_step.arm(self._lab, self._server, tokens, certificate.fingerprint)
@@ -76,7 +77,15 @@ class Permits:
             node=node, run=self._run.id, expires=time.time() + patience,
             answer_token=self._token("answer", node), report_token=self._token("report", node),
             hook_token=self._token("webhook", node), nonce=secrets.token_hex(16),
+            host_key=self._host_key(node),
         )  # fmt: skip
+
+    def _host_key(self, node: Node) -> HostKey | None:
+        if node.host_keys != "made-here":
+            return None
+        key = HostKey.made()
+        self._run.secrets |= dict.fromkeys(key.secrets, f"host key of {node.name}")
+        return key
 
     def _token(self, what: str, node: Node) -> str:
         token = secrets.token_urlsafe(24)
@@ -113,9 +122,8 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
     with at_work(name):
         seen = _follow_phases(lab, run, name)
     machines.forget(name)
-    installed = seen["installed"]
-    host_keys = list(installed.facts.get("ssh_host_keys", []))
-    start = seen["permitted"]
+    start, installed = seen["permitted"], seen["installed"]
+    host_keys = _host_keys(run, name, start)
     return {
         "nonce": start.facts["nonce"],
         "permitted": start.time,
@@ -136,6 +144,16 @@ def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
         # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
         # looked for from the leave on, not from the phase before.
     return seen
+
+
+def _host_keys(run: Run, name: str, start: Event) -> list[str]:
+    """What the node must show: the key made for it, told with its leave, else its installer's.
+
+    Proxmox's installer reports them in the end, Ubuntu's before it.
+    """
+    events = (event for event in run.events if event.node == name and event.seq >= start.seq)
+    told = [event.facts["ssh_host_keys"] for event in events if event.facts.get("ssh_host_keys")]
+    return list(told[0]) if told else []
 
 
 def _permitted(run: Run, name: str) -> Event:
@@ -171,10 +189,12 @@ def _reached(phase: str, events: Sequence[Event]) -> Event | None:
 
 
 def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
+    phase = "the installation"
     for event in events:
+        phase = "first boot" if event.kind in ("installed", "first-boot") else phase
         if event.kind == "failed":
             log = str(event.facts.get("log", "")).strip().splitlines()[-3:]
-            raise LabError(f"first boot failed: {event.text}", node=name, last_seen="\n".join(log) or None)
+            raise LabError(f"{phase} failed: {event.text}", node=name, last_seen="\n".join(log) or None)
 
 
 def _likely(run: Run, name: str, phase: str) -> str:
@@ -192,7 +212,7 @@ def _read_back(machines: Machines, name: str, host_keys: Sequence[str]) -> dict[
             return NotYet(str(error))
         return dict(json.loads(text))
 
-    install = Patience(60).until("SSH by the host keys that the installer reported", probe, node=name)
+    install = Patience(60).until("SSH by the host keys that are known", probe, node=name)
     return {"nonce_read": install.get("nonce", ""), "first_boot": install.get("first_boot", 0)}
 
 

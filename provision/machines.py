@@ -44,7 +44,7 @@ class Machines:
         return self._opened("server", _server_target(self._lab))
 
     def node(self, name: str, *, host_keys: tuple[str, ...] | None = None) -> Remote:
-        """A node, by these host keys or those that its last install reported; raises Unreachable."""
+        """A node, by these host keys or those known of its last install; raises Unreachable."""
         keys = host_keys or self._host_keys(name)
         return self._opened(name, node_target(self._lab, self._lab.nodes[name], keys))
 
@@ -88,7 +88,7 @@ class _Nodes(Mapping[str, Remote]):
 
 
 def host_keys_of(install: Evidence, node: str) -> tuple[str, ...] | None:
-    """The SSH host keys that a node's installer reported, None when it reported none."""
+    """The SSH host keys that are known of a node's install, None when none are."""
     keys = install.nodes.get(node, {}).get("ssh_host_keys", [])
     return tuple(keys) or None
 

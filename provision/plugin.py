@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provision import inventory, remote
-from provision.errors import InventoryError, LabError
+from provision.errors import InventoryError, LabError, RackproofError
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
 
@@ -51,13 +51,15 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         session = Session.prepare(_request(config, mode))
-    except InventoryError as error:
+        if not _lists_only(config):
+            session.judge_answers()
+    except RackproofError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SESSION] = session
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]
     config.pluginmanager.register(Interruption(session), "rackproof-interruption")
-    if not hasattr(config, "workerinput") and not config.option.collectonly and not config.option.setupplan:
+    if not hasattr(config, "workerinput") and not _lists_only(config):
         _make_folder(config, session)
         if getattr(config.option, "numprocesses", None):
             config.pluginmanager.register(Controller(session), "rackproof-controller")
@@ -72,12 +74,18 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if _mode(config) != "provision":
         raise pytest.UsageError("--plan says what -m provision would do: give both")
     try:
-        return plan(Session.prepare(_request(config, "provision")))
+        session = Session.prepare(_request(config, "provision"))
+        session.judge_answers()
+        return plan(session)
     except InventoryError as error:
         raise pytest.UsageError(str(error)) from None
     except LabError as error:
         print(f"no plan: {error}")
         return pytest.ExitCode.TESTS_FAILED
+
+
+def _lists_only(config: pytest.Config) -> bool:
+    return bool(config.option.collectonly or config.option.setupplan)
 
 
 def _mode(config: pytest.Config) -> Mode | None:

@@ -205,6 +205,13 @@ def password_refused(target: Target, password: str | None = None, *, timeout: fl
     return refused(target, password, timeout=timeout)
 
 
+def shown_host_key(target: Target, *, timeout: float = 10.0) -> str:
+    """The host key that a machine shows, as type and key; nobody logs in. Raises Unreachable."""
+    from provision.ssh import shown_host_key as shown  # noqa: PLC0415
+
+    return shown(target, timeout=timeout)
+
+
 def open_count() -> int:
     """SSH connections that this process has opened so far."""
     return len(_opened_to)

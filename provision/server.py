@@ -37,6 +37,7 @@ from provision.server_plan import (
     UNIT_NAMES,
     File,
     Part,
+    boot_files,
     options,
     parts,
     paths,
@@ -106,9 +107,12 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     program refuses its rendered configuration (nothing was replaced then), or when a service does not
     start with it (the old files are back then).
     """
-    found = survey(lab, server)
-    prepared = found.preparations
-    _prepare(server, found, lab.deadlines.server)
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    with images.ready(lab, lambda text: run.say("image", text, step="server")):
+        found = survey(lab, server)
+        prepared = found.preparations
+        _prepare(server, found, lab.deadlines.server)
     if any(prepared.values()):
         found = _surveyed_again(lab, server)
     changing = found.changing
@@ -173,7 +177,7 @@ def _prepare(server: Remote, found: Survey, timeout: float) -> None:
 def _surveyed_again(lab: Lab, server: Remote) -> Survey:
     """What the server holds now that everything is there that its parts stand on."""
     shown = certificate.ensure(lab, server)
-    facts = gather(server, paths(), UNIT_NAMES)
+    facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
     return Survey(facts, shown, {}, parts(lab, facts, shown))
 
 
@@ -265,7 +269,7 @@ def _listens(facts: Facts, socket: tuple[str, int], address: IPv4Address) -> boo
 
 
 def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None) -> dict[str, Any]:
-    facts = known or gather(server, paths(), UNIT_NAMES)
+    facts = known or gather(server, paths(), UNIT_NAMES, boot_files(lab))
     address = lab.server.address
     silent = [socket for socket in SOCKETS if not _listens(facts, socket, address)]
     if silent:
@@ -281,5 +285,6 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": server_media.sizes(lab),
+        "media_sha256": server_media.checksums(lab),
         "nat": f"out of {lab.server.wan}" if lab.server.wan else "none: the lab file names no wan interface",
     }

@@ -74,7 +74,11 @@ def _site(found: Survey) -> str:
 
 
 def _deliveries(due: Iterable[Delivery]) -> str:
-    sent = [f"{each.path} ({each.size:,} bytes)" for each in due if not each.whole]
+    sent = [
+        f"{each.path} ({f'{each.size:,} bytes' if each.size else 'made of its image first'})"
+        for each in due
+        if not each.whole
+    ]
     return f"send {', '.join(sent)}"
 
 

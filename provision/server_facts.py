@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from provision.inventory import boot_chains
 from provision.remote import Remote
 
 STATE = "/var/lib/rackproof-server"
 PACKAGES_MARK = "/opt/rackproof/lib/.requirements.sha256"
+TFTP_ROOT = "/srv/rackproof/tftp"
 
 # What the step needs, by the file that shows it is there: "nginx" may come from several packages.
 NEEDED = {
@@ -26,16 +28,19 @@ NEEDED = {
     "python3-pip": "/usr/lib/python3/dist-packages/pip",
     "prometheus-node-exporter": "/usr/bin/prometheus-node-exporter",
 }
-PROGRAMS = ("dnsmasq-base", "nginx", "nftables", "chrony", "ipxe", "python3")
+PROGRAMS = (
+    "dnsmasq-base", "nginx", "nftables", "chrony", "ipxe", "shim-signed", "grub-efi-amd64-signed", "python3",
+)  # fmt: skip
 
 GATHER = """export LC_ALL=C
 section() { printf '== %s\\n' "$1"; }
-units=$1; packages=$2; programs=$3; mark=$4; state=$5; shift 5
+units=$1; packages=$2; programs=$3; mark=$4; state=$5; tftp=$6; shift 6
 section digests; sha256sum -- "$@" 2>/dev/null
 section modes; stat -c '%a %U:%G %n' -- "$@" 2>/dev/null
 section missing; for need in $packages; do [ -e "${need#*=}" ] || echo "${need%%=*}"; done
 section units; systemctl show -p Id -p ActiveState -p UnitFileState $units 2>/dev/null
 section applied; cd "$state/applied" 2>/dev/null && grep -H . -- *
+section boot-files; ls -L -- "$tftp" 2>/dev/null
 section resolvers; grep '^nameserver' /etc/resolv.conf
 section requirements; cat "$mark" 2>/dev/null
 section forwarding; cat /proc/sys/net/ipv4/ip_forward
@@ -88,6 +93,7 @@ class Facts:
     missing: tuple[str, ...]
     units: Mapping[str, Unit]
     applied: Mapping[str, str]
+    boot_files: tuple[str, ...]
     resolvers: bool
     requirements: str
     forwarding: bool
@@ -100,10 +106,13 @@ class Facts:
     came: tuple[str, int] | None = None
 
 
-def gather(server: Remote, paths: Iterable[str], units: Iterable[str]) -> Facts:
-    """Read everything that the step judges by."""
-    needed = " ".join(f"{package}={path}" for package, path in NEEDED.items())
-    arguments = [" ".join(units), needed, " ".join(PROGRAMS), PACKAGES_MARK, STATE, *paths]
+def gather(
+    server: Remote, paths: Iterable[str], units: Iterable[str], boot_files: Iterable[str] = ()
+) -> Facts:
+    """Read everything that the step judges by; `boot_files` are those that the lab's nodes need."""
+    needs = NEEDED | {boot_chains.PACKAGES[file]: boot_chains.SOURCES[file] for file in boot_files}
+    needed = " ".join(f"{package}={path}" for package, path in needs.items())
+    arguments = [" ".join(units), needed, " ".join(PROGRAMS), PACKAGES_MARK, STATE, TFTP_ROOT, *paths]
     return parse(server.check(f"sh -s -- {shlex.join(arguments)}", stdin=GATHER))
 
 
@@ -117,6 +126,7 @@ def parse(text: str) -> Facts:
         missing=tuple(said["missing"]),
         units=_units(said["units"]),
         applied=dict(line.split(":", 1) for line in said["applied"]),
+        boot_files=tuple(said["boot-files"]),
         resolvers=bool(said["resolvers"]),
         requirements="".join(said["requirements"]),
         forwarding=said["forwarding"] == ["1"],

@@ -21,7 +21,10 @@ chmod 644 "$new"; touch -d "@$3" "$new"; sync "$new"; mv -fT "$new" "$path"
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A file that the server has not, or not with this time; `whole` when its content is there."""
+    """A file that the server has not, or not with this time; `whole` when its content is there.
+
+    A file of an image is made before it is delivered (provision/images/).
+    """
 
     path: str
     file: Path
@@ -29,8 +32,8 @@ class Delivery:
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return self.file.stat().st_size
+        """Bytes; 0 of what is still to be made of an image."""
+        return self.file.stat().st_size if self.file.exists() else 0
 
 
 def due(lab: Lab, server: Remote) -> dict[str, list[Delivery]]:
@@ -51,7 +54,17 @@ def deliver(server: Remote, delivery: Delivery) -> None:
 def sizes(lab: Lab) -> dict[str, dict[str, int]]:
     """Bytes of each file of the install media, by operating system."""
     return {
-        system: {name: file.stat().st_size for name, file in _files_of(system, media).items()}
+        system: {name: file.stat().st_size for name, file in files_of(system, media).items()}
+        for system, media in lab.media.items()
+    }
+
+
+def checksums(lab: Lab) -> dict[str, dict[str, str]]:
+    """SHA-256 of each file of the install media, by operating system."""
+    from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
+
+    return {
+        system: {name: images.checksum(file) for name, file in files_of(system, media).items()}
         for system, media in lab.media.items()
     }
 
@@ -60,9 +73,11 @@ def _due(server: Remote, name: str, media: InstallMedia) -> Iterator[Delivery]:
     folder = f"{HTTP_ROOT}/{name}"
     there = server.run(f"cd {folder} && stat -c '%n %s %Y' -- *").stdout.splitlines()
     names = {line.split()[0] for line in there}
-    for to, file in _files_of(name, media).items():
+    for to, file in files_of(name, media).items():
         # As rsync does: the same size and time are the same file. A digest of an ISO takes seconds.
-        if _line(to, file) not in there:
+        if not file.exists():
+            yield Delivery(f"{folder}/{to}", file, whole=False)
+        elif _line(to, file) not in there:
             path = f"{folder}/{to}"
             yield Delivery(path, file, to in names and _is_whole(server, path, file))
 
@@ -82,6 +97,8 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _files_of(system: str, media: InstallMedia) -> dict[str, Path]:
+def files_of(system: str, media: InstallMedia) -> dict[str, Path]:
+    """The files of an installer's media, by their names on the server."""
     names = medium(system)
-    return {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
+    files = {names.vmlinuz: media.vmlinuz, names.initrd: media.initrd, names.iso: media.iso}
+    return files | ({names.combined: media.combined} if media.combined else {})

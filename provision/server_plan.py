@@ -12,14 +12,14 @@ from typing import Any
 
 from provision.boot_service.hands_config import hands_config
 from provision.certificate import CERTIFICATE, KEY, Certificate
-from provision.inventory import Lab
-from provision.render import render
-from provision.server_facts import STATE, Facts, Unit
+from provision.inventory import Lab, Node, boot_chains
+from provision.inventory.images import COMBINED
+from provision.render import render, word
+from provision.server_facts import STATE, TFTP_ROOT, Facts, Unit
 
 STAGED = f"{STATE}/new"
 OPTIONS_FILE = "/etc/rackproof/dhcp-options"
 HTTP_ROOT = "/srv/rackproof/http"
-TFTP_ROOT = "/usr/lib/ipxe"
 SOURCE = "/opt/rackproof/src"
 PACKAGES = "/opt/rackproof/lib"
 OPERATOR_SOCKET = "/run/rackproof/operator.sock"
@@ -46,6 +46,9 @@ BOOT_SERVICE_OPTIONS = (
 
 DNSMASQ_CONF = "/etc/dnsmasq.d/rackproof.conf"
 DNSMASQ_UNIT = "/etc/systemd/system/dnsmasq.service.d/rackproof.conf"
+BOOT_FILES_CONF = "/etc/tmpfiles.d/rackproof-boot-files.conf"
+GRUB_CONF = f"{TFTP_ROOT}/grub/grub.cfg"
+"""Where the signed GRUB of Debian and Ubuntu looks for its configuration, by TFTP as by HTTP."""
 NGINX_CONF = "/etc/nginx/conf.d/rackproof.conf"
 NFT_FILE = "/etc/rackproof/nftables.nft"
 SYSCTL_FILE = "/etc/sysctl.d/60-rackproof.conf"
@@ -127,6 +130,7 @@ class Medium:
     vmlinuz: str = "vmlinuz"
     initrd: str = "initrd.img"
     iso: str = "proxmox.iso"
+    combined: str = COMBINED
 
 
 def medium(system: str) -> Medium:
@@ -147,7 +151,7 @@ def paths() -> tuple[str, ...]:
     """Every file that any lab's parts have."""
     units = [f"{UNITS}/{unit}.service" for unit in UNIT_NAMES if unit.startswith("rackproof-")]
     files = [DNSMASQ_CONF, DNSMASQ_UNIT, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF]
-    files += [HANDS_CONFIG, EXPORTER_UNIT]
+    files += [HANDS_CONFIG, EXPORTER_UNIT, BOOT_FILES_CONF, GRUB_CONF]
     return (*files, *units, *source_files())
 
 
@@ -165,6 +169,23 @@ def service_url(lab: Lab) -> str:
 def secure_url(lab: Lab) -> str:
     """Where all else reaches the boot service, which shows the pinned certificate there."""
     return f"https://{lab.server.address}"
+
+
+def firmware_url(lab: Lab) -> str:
+    """Where firmware that boots by HTTP finds the boot files; without a slash at the end."""
+    return f"{service_url(lab)}/firmware"
+
+
+def boot_files(lab: Lab) -> tuple[str, ...]:
+    """The boot files that the lab's nodes are handed."""
+    return boot_chains.files_of(node.firmware for node in lab.nodes.values())
+
+
+def boot_line(lab: Lab, node: Node, door: str) -> str:
+    """dnsmasq's line that hands the node's firmware its boot file, when it comes by this door."""
+    address, file = word(lab.server.address), word(boot_chains.CHAINS[node.firmware].first)
+    where = f"{word(firmware_url(lab))}/{file}" if door == "is_http" else file
+    return f"dhcp-boot=tag:{word(node.name)},tag:{word(door)},tag:!is_ipxe,{where},,{address}"
 
 
 def options(lab: Lab, tokens: Mapping[str, str], fingerprint: str = "") -> File:
@@ -207,22 +228,31 @@ def _dnsmasq(lab: Lab, facts: Facts) -> Part:
     network, address = lab.management, lab.server.address
     config = _rendered(
         DNSMASQ_CONF, "dnsmasq.conf.j2", lab=lab, network=network, address=address, url=service_url(lab),
-        nodes=lab.nodes.values(), hosts=list(_reservations(lab)), records=list(_records(lab)),
+        chains=[(node, boot_chains.CHAINS[node.firmware]) for node in lab.nodes.values()],
+        architectures=boot_chains.ARCHITECTURES, boot_line=functools.partial(boot_line, lab),
+        hosts=list(_reservations(lab)), records=list(_records(lab)),
         router=network.gateway or (address if lab.server.wan else None), dns=network.dns or (address,),
         resolvers=facts.resolvers, options_file=OPTIONS_FILE, tftp_root=TFTP_ROOT, lease=LEASE,
         leases=LEASES,
     )  # fmt: skip
+    links = _rendered(BOOT_FILES_CONF, "boot-files.conf.j2", lab=lab, tftp_root=TFTP_ROOT,
+                      sources=boot_chains.SOURCES, wanted=boot_files(lab))  # fmt: skip
+    unit = _rendered(DNSMASQ_UNIT, "dnsmasq-unit.conf.j2")
+    grub = _rendered(GRUB_CONF, "chain.grub.j2", address=address)
     return Part(
         name="dnsmasq",
         unit="dnsmasq",
-        files=(config, _rendered(DNSMASQ_UNIT, "dnsmasq-unit.conf.j2"), options(lab, {})),
+        files=(config, unit, options(lab, {}), links, grub),
         test=f"dnsmasq --test -C {STAGED}{DNSMASQ_CONF}",
+        prepare=f"systemd-tmpfiles --remove --create {BOOT_FILES_CONF}",
+        in_force=set(boot_files(lab)) <= set(facts.boot_files),
     )
 
 
 def _nginx(lab: Lab, certificate: Certificate) -> Part:
     config = _rendered(
         NGINX_CONF, "nginx.conf.j2", lab=lab, address=lab.server.address, http_root=HTTP_ROOT,
+        tftp_root=TFTP_ROOT,
         nodes_socket=NODES_SOCKET, people_socket=PEOPLE_SOCKET, nginx_socket=NGINX_SOCKET,
         published=PUBLISHED, key=KEY, certificate=CERTIFICATE, fingerprint=certificate.fingerprint,
     )  # fmt: skip

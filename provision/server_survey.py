@@ -12,7 +12,7 @@ from provision.inventory import Lab
 from provision.remote import Remote
 from provision.server_facts import Facts, gather
 from provision.server_media import Delivery
-from provision.server_plan import UNIT_NAMES, Part, parts, paths, requirements_digest
+from provision.server_plan import UNIT_NAMES, Part, boot_files, parts, paths, requirements_digest
 
 PIP, EXPORTER = "python3-pip", "prometheus-node-exporter"
 
@@ -69,7 +69,7 @@ class Survey:
 
 def survey(lab: Lab, server: Remote) -> Survey:
     """Read what the step judges by; raises LabError when the machine cannot be this lab's server."""
-    facts = gather(server, paths(), UNIT_NAMES)
+    facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
     _can_serve(lab, server, facts)
     shown = certificate.standing(lab, server) or UNMADE
     return Survey(facts, shown, server_media.due(lab, server), parts(lab, facts, shown))

@@ -79,6 +79,18 @@ class Session:
             raise InventoryError(missing)
         return session
 
+    def judge_answers(self) -> None:
+        """Refuse an answer that an installer would, before anything is touched.
+
+        Raises InventoryError, or LabError when the official tool gives no verdict.
+        """
+        from provision import answers  # noqa: PLC0415 (collecting needs none)
+
+        if "install" in self.steps and (
+            wrong := answers.mistakes(self.written, self.request.lab, self.node_names)
+        ):
+            raise InventoryError(wrong)
+
     @property
     def virtual(self) -> bool:
         """Whether the lab's hardware is played on this machine."""
@@ -190,7 +202,10 @@ class Session:
 
     def _is_done(self, evidence: Evidence | None) -> bool:
         # A step that acts on nodes has done so on all that are asked for, or is not done.
-        return evidence is not None and (not evidence.nodes or set(self.node_names) <= evidence.nodes.keys())
+        if evidence is None or not evidence.nodes:
+            return evidence is not None
+        theirs = self.written.nodes if evidence.step in ("power", "install") else self.written.proxmox.nodes
+        return set(self.node_names) & theirs.keys() <= evidence.nodes.keys()
 
     def blame(self, item: pytest.Item, error: BaseException) -> None:
         """Note which machines a failed test names: by its error, else by its case, else those asked first."""

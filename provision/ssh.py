@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +131,19 @@ def password_refused(target: Target, password: str | None, *, timeout: float) ->
         return password is not None or not witness.password_offered
     _wait(_close(connection))
     return False
+
+
+def shown_host_key(target: Target, *, timeout: float) -> str:
+    """See provision.remote.shown_host_key."""
+    witness = _Witness()
+    try:
+        # To whoever expects none every key is unexpected.
+        _wait(_close(_dial(replace(target, host_keys=()), timeout, witness, {})))
+    except Unreachable:
+        if witness.found is None:
+            raise
+    assert witness.found is not None, "a machine whose key nobody knows is not spoken to"
+    return " ".join(witness.found.export_public_key("openssh").decode().split()[:2])
 
 
 class _Witness(asyncssh.SSHClient):

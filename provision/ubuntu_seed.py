@@ -12,14 +12,17 @@ import yaml
 
 from provision.certificate import Certificate
 from provision.inventory import MANAGEMENT, Disk, Lab, Network, Node
+from provision.password_hash import hash_password
 from provision.permit import Permit
 from provision.proxmox_answer import with_prefix
 from provision.render import render
-from provision.secrets import hash_password
 from provision.server_plan import secure_url, service_url
 
 USER = "ubuntu"
 """The installer wants an account that is not root; it may become root, and has root's keys and password."""
+
+BY_WWN = "disk-with-the-wwn"
+"""No disk's name: an early command puts that of the disk with the WWN in its place."""
 
 VARIANTS = {
     "de-ch": ("ch", "de"), "fr-ch": ("ch", "fr"), "fr-be": ("be", ""), "fr-ca": ("ca", ""),
@@ -40,7 +43,7 @@ def first_boot(lab: Lab, permit: Permit, certificate: Certificate) -> str:
     """The script of the first boot: clock, SSH, nonce, registration; the networks are netplan's."""
     return render(
         "first-boot-ubuntu.sh.j2", node=permit.node, run=permit.run, server=lab.server.address,
-        **_reporting(lab, permit, certificate),
+        host_key=permit.host_key, **_reporting(lab, permit, certificate),
     )  # fmt: skip
 
 
@@ -50,10 +53,10 @@ def _reporting(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, 
 
 
 def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str, Any]:
-    node, hashed = permit.node, hash_password(permit.node.root_password.reveal())
+    node, hashed = permit.node, hash_password(permit.node.root_password.reveal(), permit.salt)
     layout, variant = VARIANTS.get(node.locale.keyboard, (node.locale.keyboard, ""))
     script_url = f"{secure_url(lab)}/first-boot/{permit.report_token}"
-    install = render("first-boot-install.sh.j2", url=script_url, certificate=certificate.pem)
+    install = render("first-boot-install.sh.j2", url=script_url, **_reporting(lab, permit, certificate))
     failed = render("install-failed.sh.j2", **_reporting(lab, permit, certificate))
     return {
         "version": 1,
@@ -62,7 +65,11 @@ def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str
         "timezone": node.locale.timezone,
         "identity": {"hostname": node.name, "username": USER, "password": hashed},
         "ssh": {"install-server": True, "allow-pw": False, "authorized-keys": list(node.ssh_keys)},
-        "storage": {"layout": {"name": "direct", "match": _match(node.disk)}},
+        "early-commands": _early_commands(node.disk),
+        "storage": {"layout": _layout(node)},
+        "packages": list(node.packages),
+        # A lab without a way out is installed from the ISO alone; nobody is asked where in the world it is.
+        "apt": {"fallback": "offline-install", "geoip": False},
         "network": _netplan(lab, node),
         "user-data": _cloud_config(node, hashed),
         "late-commands": [["bash", "-c", install]],
@@ -79,8 +86,23 @@ def _autoinstall(lab: Lab, permit: Permit, certificate: Certificate) -> dict[str
     }
 
 
+def _layout(node: Node) -> dict[str, Any]:
+    # A logical volume takes half of a large disk unless it is told to take all.
+    sizing = {"sizing-policy": "all"} if node.storage_layout == "lvm" else {}
+    return {"name": node.storage_layout, **sizing, "match": _match(node.disk)}
+
+
+def _early_commands(disk: Disk) -> list[list[str]]:
+    """They may change the autoinstall, which is read again after them."""
+    if disk.wwn is None:
+        return []
+    return [["bash", "-c", render("disk-by-wwn.sh.j2", wwn=disk.wwn, mark=BY_WWN)]]
+
+
 def _match(disk: Disk) -> dict[str, str]:
     """Which disk, by globs; without a match the installer fails and writes to none."""
+    if disk.wwn is not None:
+        return {"path": f"/dev/{BY_WWN}"}
     if disk.serial is not None:
         # subiquity looks at ID_SERIAL, which is the model, the serial and, of NVMe, the namespace.
         return {"serial": f"*{disk.serial}*"}
@@ -121,6 +143,8 @@ def _cloud_config(node: Node, hashed: str) -> dict[str, Any]:
     return {
         "fqdn": node.fqdn,
         "disable_root": False,
+        # Those that the installer made and reported stay, or the first log-in would be to a stranger's key.
+        "ssh_deletekeys": False,
         "ssh_authorized_keys": list(node.ssh_keys),
         "chpasswd": {"expire": False, "users": [{"name": "root", "password": hashed, "type": "hash"}]},
     }

@@ -125,7 +125,10 @@ def _of_checks(bad: Iterable[Outcome], nodes: Iterable[str]) -> list[Culprit]:
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for outcome in bad:
         groups.setdefault((outcome.step, subject_of(outcome.name), outcome.result), []).append(outcome)
-    return [_of_check(subject, group, list(nodes)) for (_, subject, _), group in groups.items()]
+    steps = list(dict.fromkeys(step for step, _, _ in groups))
+    found = [_of_check(subject, group, list(nodes)) for (_, subject, _), group in groups.items()]
+    # What one case alone says is nearer to the cause than what every path to a machine says.
+    return sorted(found, key=lambda each: (steps.index(each.step), len(each.outcomes) > 1))
 
 
 def _of_check(subject: str, group: list[Outcome], nodes: Sequence[str]) -> Culprit:

@@ -265,7 +265,7 @@ def _said(report: pytest.TestReport, result: Result) -> str:
     if isinstance(report.longrepr, str):
         return report.longrepr
     lines = report.longreprtext.splitlines()
-    told = [line[1:].strip() for line in lines if line.startswith("E ")]
+    told = [line[1:].strip().removeprefix("AssertionError: ") for line in lines if line.startswith("E ")]
     return "\n".join(told or lines[-12:])
 
 

@@ -77,6 +77,8 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
         self.console.print(self.table(live=False))
         if self.story.overview:
             self.console.print(self.overview(), soft_wrap=True)
+        for text in self.printed():
+            self.console.print(f"\n{text.strip()}", markup=False, soft_wrap=True)
         for said, names in alike(self.story.bad).items():
             self.console.print(Text(f"\n✗ {listed(names)}", "bold red"), soft_wrap=True)
             self.console.print(Text(indent(said), "none"), soft_wrap=True)
@@ -106,6 +108,12 @@ class LabReporter(TerminalReporter):  # type: ignore[misc] # final, as every oth
         for name, text in self.story.overview:
             grid.add_row(Text(name, "dim"), Text(text))
         return grid
+
+    def printed(self) -> Iterator[str]:
+        """What passed checks printed, when they were chosen by -k, or by -rA or -rP what is to be shown."""
+        if self.config.option.keyword or "P" in self.reportchars:
+            passed: list[pytest.TestReport] = self.stats.get("passed", [])
+            yield from (report.capstdout for report in passed if report.capstdout)
 
     def pytest_internalerror(self, excrepr: object) -> bool:
         """A fault of rackproof itself is shown whole."""

@@ -5,17 +5,17 @@ Rules and error texts: proxmox-installer-types (answer.rs) and proxmox-auto-inst
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import tomllib
-import zoneinfo
 from collections.abc import Callable, Mapping
+from importlib import resources
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-Glob = str
 _KEYBOARDS = """
 de de-ch dk en-gb en-us es fi fr fr-be fr-ca fr-ch hu is it jp lt mk nl no pl pt pt-br se si tr
 """
@@ -30,20 +30,6 @@ sh si sj sk sl sm sn so sr ss st sv sx sy sz tc td tf tg th tj tk tl tm tn to tr
 um us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw
 """
 KEYBOARDS, COUNTRIES = frozenset(_KEYBOARDS.split()), frozenset(_COUNTRIES.split())
-_AREAS = frozenset(
-    {
-        "Africa",
-        "America",
-        "Antarctica",
-        "Arctic",
-        "Asia",
-        "Atlantic",
-        "Australia",
-        "Europe",
-        "Indian",
-        "Pacific",
-    }
-)
 _MAIL = re.compile(
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*"
@@ -98,16 +84,27 @@ def _country(value: str) -> bool:
     return value in COUNTRIES
 
 
+@functools.cache
+def _zones() -> frozenset[str]:
+    """The installer's list is made of the tz database's zones by country (country.pl)."""
+    table = resources.files("tzdata").joinpath("zoneinfo", "zone.tab").read_text()
+    return frozenset(line.split("\t")[2] for line in table.splitlines() if not line.startswith("#"))
+
+
 def _timezone(value: str) -> bool:
-    if value == "UTC":
-        return True
-    if value.partition("/")[0] not in _AREAS:
-        return False
-    try:
-        zoneinfo.ZoneInfo(value)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
+    return value == "UTC" or value in _zones()
+
+
+def _glob(value: str) -> bool:
+    """As Rust's glob crate has it: no `**` inside a name, no set that is left open."""
+    rest = value
+    while (start := rest.find("[")) >= 0:
+        first = start + 2 if rest[start + 1 : start + 2] == "!" else start + 1
+        end = rest.find("]", first + 1)
+        if end < 0:
+            return False
+        rest = rest[end + 1 :]
+    return "**" not in value
 
 
 def _mail(value: str) -> bool:
@@ -134,10 +131,13 @@ def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+Glob = Annotated[str, _known(_glob, "invalid glob in selection: {!r}")]
 Url = Annotated[str, _known(_url, "invalid URL {!r}")]
 Address = Annotated[IPv4Address | IPv6Address, _from_text(ip_address, "IP address")]
-# Validators before the type run from the last to the first.
-_LOWERED = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+# Validators before the type run from the last to the first. A level is written in one case throughout.
+_LOWERED = BeforeValidator(
+    lambda value: value.lower() if isinstance(value, str) and value.isupper() else value
+)
 Whole = Annotated[int, Field(ge=0)]
 Gib = Annotated[float, Field(ge=0)]
 
@@ -151,7 +151,7 @@ class _Table(BaseModel):
 class FqdnFromDhcp(_Table):
     """`fqdn.source`: the host name that DHCP gives, with `domain` when DHCP gives none."""
 
-    source: Literal["from-dhcp"]
+    source: Literal["from-dhcp"] = "from-dhcp"
     domain: str | None = None
 
 
@@ -219,7 +219,7 @@ class Network(_Table):
     @classmethod
     def _prefix_is_given(cls, table: object) -> object:
         cidr = table.get("cidr") if isinstance(table, dict) else None
-        if isinstance(cidr, str) and "/" not in cidr:
+        if isinstance(cidr, str) and not re.search("/[0-9]{1,3}$", cidr):
             _refuse(f"invalid CIDR: {cidr!r}")
         return table
 
@@ -241,11 +241,11 @@ class Zfs(_Table):
     """`disk-setup.zfs`."""
 
     raid: Annotated[str, _known(_LEAST_DISKS.__contains__, "unknown ZFS RAID level {!r}"), _LOWERED]
-    ashift: int = Field(default=12, ge=9, le=16)
+    ashift: int | None = Field(default=None, ge=9, le=16)
     arc_max: int | None = Field(default=None, ge=64)
-    checksum: Literal["on", "fletcher4", "sha256"] = "on"
-    compress: Literal["on", "off", "lzjb", "lz4", "zle", "gzip", "zstd"] = "on"
-    copies: int = Field(default=1, ge=1, le=3)
+    checksum: Literal["on", "fletcher4", "sha256"] | None = None
+    compress: Literal["on", "off", "lzjb", "lz4", "zle", "gzip", "zstd"] | None = None
+    copies: int | None = Field(default=None, ge=1, le=3)
     hdsize: Gib | None = None
 
 
@@ -253,7 +253,7 @@ class Btrfs(_Table):
     """`disk-setup.btrfs`."""
 
     raid: Annotated[str, _known(_BTRFS_RAID.__contains__, "unknown BTRFS RAID level {!r}"), _LOWERED]
-    compress: Literal["on", "off", "zlib", "lzo", "zstd"] = "off"
+    compress: Literal["on", "off", "zlib", "lzo", "zstd"] | None = None
     hdsize: Gib | None = None
 
 
@@ -273,7 +273,7 @@ class DiskSetup(_Table):
     filesystem: Literal["ext4", "xfs", "zfs", "btrfs"]
     disk_list: tuple[str, ...] = Field(default=(), strict=False)
     filter: dict[str, Glob] = Field(default_factory=dict)
-    filter_match: Literal["any", "all"] = "any"
+    filter_match: Literal["any", "all"] | None = None
     zfs: Zfs | None = None
     lvm: Lvm | None = None
     btrfs: Btrfs | None = None
@@ -372,7 +372,7 @@ def check_disk_count(setup: DiskSetup, count: int) -> None:
     least = _LEAST_DISKS[setup.raid]
     if count < least:
         _refuse(f"{setup.raid} needs at least {least} disks, {count} are given")
-    if setup.raid == "raid10" and count % 2:
+    if setup.label == "zfs (RAID10)" and count % 2:
         _refuse("RAID10 needs an even number of disks")
 
 

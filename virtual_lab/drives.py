@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import ascii_lowercase
@@ -14,22 +15,32 @@ GIB = 1024**3
 SYSTEM_SIZE = 32 * GIB
 OSD_SIZE = 10 * GIB
 SYSTEM_DEVICE = "sda"
+UDEV_WORDS = {"ID_SERIAL_SHORT": "serial", "ID_WWN": "wwn", "ID_MODEL": "model"}
 
 Asked = Mapping[str, str]
 """What the lab file says of a disk, its globs made plain: keys of Drive, and `link` for a by-id name."""
 
 
 def system_asked_for(node: Node) -> dict[str, str]:
-    """The disk that the node's system goes to."""
-    asked = node.disk.model_dump(include={"serial", "wwn", "model", "device"}, exclude_none=True)
-    return {key: str(value).replace("*", "0").replace("?", "0") for key, value in asked.items()}
+    """The disk that the node's system goes to; of several the first, which is all that a rack has."""
+    disk = node.disk
+    asked = disk.model_dump(include={"serial", "wwn", "model", "device"}, exclude_none=True)
+    asked |= {UDEV_WORDS[key]: glob for key, glob in (disk.udev or {}).items() if key in UDEV_WORDS}
+    asked |= {"serial": disk.serials[0]} if disk.serials else {}
+    asked |= {"device": disk.devices[0]} if disk.devices else {}
+    return {key: _first_fit(str(value)) for key, value in asked.items()}
+
+
+def _first_fit(glob: str) -> str:
+    """A text that the glob fits."""
+    return re.sub(r"\[([^!])[^]]*\]", r"\1", glob).replace("*", "0").replace("?", "0")
 
 
 def osds_asked_for(lab: Lab, node: Node) -> Iterator[dict[str, str]]:
     """The node's disks for Ceph, by the kernel names that the system's disk leaves free."""
-    if lab.ceph is None:
+    if lab.ceph is None or not node.is_proxmox:
         return
-    own = node.disk.device or SYSTEM_DEVICE
+    own = system_asked_for(node).get("device", SYSTEM_DEVICE)
     free = (f"sd{letter}" for letter in ascii_lowercase if f"sd{letter}" != own)
     rpm = {"rpm": "7200"} if lab.ceph.osds.device_class == "hdd" else {}
     # A DB device may be the WAL device, too.

@@ -145,12 +145,13 @@ def finish(recipe: Recipe, root: Path) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        path.chmod(0o755 if text.startswith("#!") else 0o644)
     for name, (before, after) in recipe.replaced.items():
         path = root / name
         path.write_text(path.read_text().replace(before, after))
     if recipe.held:
         _hold_back(root, recipe.held)
-    for verb, units in (("enable", recipe.enabled), ("mask", recipe.masked)):
+    for verb, units in (("enable", recipe.enabled), ("disable", recipe.disabled), ("mask", recipe.masked)):
         if units:
             _in(root, "systemctl", "--quiet", verb, *units)
 

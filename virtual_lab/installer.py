@@ -55,7 +55,8 @@ def _lay_down(hardware: Hardware, plan: Installation) -> Laid:
     return Laid(machine_id, keys)
 
 
-def _lease(hardware: Hardware) -> Lease:
+def lease_by_dhcp(hardware: Hardware) -> Lease:
+    """Lease an address, as a live system does, and give it to the NIC that it came by. Raises NoLease."""
     with raw_wire(hardware.nics) as wire:
         lease = Exchange(DHCLIENT, hardware.nics, wire, hardware.console).lease()
     nic.configure(lease)
@@ -66,7 +67,7 @@ def _lease(hardware: Hardware) -> Lease:
 class Live:
     """What the installer's live system does to the world around it."""
 
-    lease: Callable[[Hardware], Lease] = _lease
+    lease: Callable[[Hardware], Lease] = lease_by_dhcp
     send: Callable[[Request, float], Response] = send
     lay_down: Callable[[Hardware, Installation], Laid] = _lay_down
     take: Callable[[float], None] = take
@@ -259,7 +260,7 @@ def _choose_disks(hardware: Hardware, answer: Answer) -> tuple[udev.Device, ...]
     if setup.disk_list:
         chosen = udev.listed(present, setup.disk_list)
     elif setup.raid:
-        chosen = udev.all_matches(present, setup.filter, setup.filter_match)
+        chosen = udev.all_matches(present, setup.filter, setup.filter_match or "any")
     else:
         first = udev.first_match(present, setup.filter)
         chosen = (first,) if first else ()

@@ -18,7 +18,19 @@ from types import FrameType
 from typing import NoReturn
 
 from provision.wait import NotYet, Patience
-from virtual_lab import block_devices, bootloader, cgroups, disk, firmware, installer, kernel, network, nic
+from virtual_lab import (
+    block_devices,
+    bootloader,
+    cgroups,
+    disk,
+    firmware,
+    installer,
+    kernel,
+    network,
+    nic,
+    ubuntu_installer,
+    ubuntu_live,
+)
 from virtual_lab.hardware import (
     SHARED,
     BootDisk,
@@ -134,7 +146,8 @@ def _power_on(system: _System, override: Override, phase: Phase) -> Outcome:
     if isinstance(boot, NoBootDevice):
         return Hang(boot.why)
     phase("installer")
-    return installer.install(hardware, boot, phase=phase)
+    play = ubuntu_installer.install if ubuntu_live.is_ubuntu(boot) else installer.install
+    return play(hardware, boot, phase=phase)
 
 
 def _from_factory(system: _System, phase: Phase, deliver: Deliver) -> Outcome:

@@ -13,6 +13,7 @@ import random
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,20 +43,24 @@ def prepare(images: Path) -> Media:
     """The media under `images`, built there unless this module's own build stands there already."""
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     folder = images / f"media-{recipe[:16]}"
-    if not folder.exists():
-        images.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=images, prefix=".media-") as scratch:
-            built = Path(scratch) / "built"
-            build(built, build_id=recipe)
-            _settle(built, folder)
+    once(folder, lambda built: build(built, build_id=recipe))
     return Media(folder / "vmlinuz", folder / "initrd.img", folder / ISO_NAME)
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` fill `folder`, unless it stands there already; it stands there whole or not at all."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".media-") as scratch:
+            make(Path(scratch) / "built")
+            _settle(Path(scratch) / "built", folder)
 
 
 def build(folder: Path, *, build_id: str, release: str = KERNEL) -> None:
     """Write the three files of one build into a new folder."""
     folder.mkdir()
     folder.chmod(0o755)
-    (folder / "vmlinuz").write_bytes(_kernel(release))
+    (folder / "vmlinuz").write_bytes(kernel_image(release))
     (folder / "initrd.img").write_bytes(_initrd(build_id, release))
     _write_iso(folder / ISO_NAME, build_id)
 
@@ -119,9 +124,9 @@ def _settle(built: Path, folder: Path) -> None:
         shutil.rmtree(built)
 
 
-def _kernel(release: str) -> bytes:
+def kernel_image(release: str) -> bytes:
     """A file that passes for a bzImage with an EFI stub: MZ, PE32+ for x86-64, the Linux boot header."""
-    image = bytearray(_filler("kernel"))
+    image = bytearray(filler("kernel"))
     image[:0x400] = bytes(0x400)
     image[:2] = b"MZ"
     struct.pack_into("<I", image, 0x3C, 0x80)
@@ -141,10 +146,20 @@ def _initrd(build_id: str, release: str) -> bytes:
         "init": b"#!/bin/sh\n# played\n",
         ID_FILE: f"{build_id}\n".encode(),
         ".cd-info": _cd_info(),
-        f"lib/modules/{release}/modules.dep": _filler("initrd"),
+        f"lib/modules/{release}/modules.dep": filler("initrd"),
     }
-    archive = b"".join(_cpio_entry(name, data) for name, data in files.items())
-    return gzip.compress(archive + _cpio_entry("TRAILER!!!", b""), 1, mtime=0)
+    return initramfs(files)
+
+
+def initramfs(files: Mapping[str, bytes]) -> bytes:
+    """A gzip-compressed initramfs of these files."""
+    return gzip.compress(cpio(files), 1, mtime=0)
+
+
+def cpio(files: Mapping[str, bytes]) -> bytes:
+    """An archive of files in the root folder, all executable, as a kernel unpacks it (cpio, newc)."""
+    entries = {**files, "TRAILER!!!": b""}
+    return b"".join(_cpio_entry(name, data) for name, data in entries.items())
 
 
 def _cpio_entry(name: str, data: bytes) -> bytes:
@@ -164,7 +179,7 @@ def _write_iso(path: Path, build_id: str) -> None:
         ".cd-info": _cd_info(),
         "auto-installer-capable": b"",
         "auto-installer-mode.toml": b'mode = "http"\npartition_label = "proxmox-ais"\n\n[http]\n',
-        "pve-base.squashfs": _filler("iso"),
+        "pve-base.squashfs": filler("iso"),
     }
     image = PyCdlib()
     image.new(interchange_level=3, rock_ridge="1.09", vol_ident="PVE")
@@ -188,6 +203,6 @@ def _cd_info() -> bytes:
     return "".join(f"{name}='{value}'\n" for name, value in values.items()).encode()
 
 
-def _filler(what: str) -> bytes:
+def filler(what: str) -> bytes:
     """Bytes that no compression shortens: the same ones at every build."""
     return random.Random(what).randbytes(_SIZES[what])  # noqa: S311 (filler, not secret)

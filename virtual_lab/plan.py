@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from provision.errors import InventoryError, Mistake
 from provision.inventory.models import MANAGEMENT, Lab, Node
@@ -50,7 +50,10 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class MachinePlan:
-    """One machine; the server has no console. The drives are what was asked for (drives.Asked)."""
+    """One machine; the server has no console. The drives are what was asked for (drives.Asked).
+
+    `image` is what its disk lies over: of a node whose system is not Proxmox, that system's own.
+    """
 
     name: str
     fqdn: str
@@ -60,6 +63,7 @@ class MachinePlan:
     console: Console | None = None
     drive: Mapping[str, str] | None = None
     osd_drives: tuple[Mapping[str, str], ...] = ()
+    image: Literal["node", "ubuntu", "server"] = "node"
 
     def cable(self, link: str) -> Cable | None:
         """The cable on a NIC, or to a network, of that name."""
@@ -192,7 +196,9 @@ def _server(lab: Lab) -> MachinePlan:
         Cable("wan0", made_up_mac(lab.name, name, "wan0"), WAN, "wan0"),
     )
     fqdn = f"{name}.{lab.domain}"
-    return MachinePlan(SERVER, fqdn, str(lab.server.address), cables, serial=_serial(lab.name, name))
+    return MachinePlan(
+        SERVER, fqdn, str(lab.server.address), cables, serial=_serial(lab.name, name), image="server"
+    )  # fmt: skip
 
 
 def _node(lab: Lab, node: Node) -> MachinePlan:
@@ -206,6 +212,7 @@ def _node(lab: Lab, node: Node) -> MachinePlan:
         node.name, node.fqdn, str(node.management), tuple(_cable(lab, node, name) for name in names),
         serial=node.serial or _serial(lab.name, node.name), console=console,
         drive=drives.system_asked_for(node), osd_drives=tuple(drives.osds_asked_for(lab, node)),
+        image="node" if node.is_proxmox else "ubuntu",
     )  # fmt: skip
 
 

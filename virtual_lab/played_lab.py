@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from provision.inventory.models import (
@@ -27,23 +28,28 @@ _DEADLINES = Deadlines(
 )  # fmt: skip
 
 
-def played(lab: Lab, places: Places, files: media.Media, image: str | None = None) -> Lab:
+def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: str | None = None) -> Lab:
     """`lab` with the rack's own server, credentials, keys and media, and with deadlines in seconds.
 
-    `image` is the SHA-256 of the cloud image that the rack hands out in place of every template's own.
+    `files` are the media by operating system, `image` is the SHA-256 of the cloud image that the rack hands
+    out in place of every template's own.
     """
     own = credentials(places)
     public = places.ssh_key.with_suffix(".pub").read_text().strip()
     nodes = {name: _node(node, places, own, public) for name, node in lab.nodes.items()}
-    systems = {node.os for node in lab.nodes.values()}
     templates = {vmid: _template(each, image) for vmid, each in lab.templates.items()}
     people = {name: _person(person, own) for name, person in lab.people.items()}
-    given = InstallMedia(vmlinuz=files.vmlinuz, initrd=files.initrd, iso=files.iso)
+    given = {
+        name: InstallMedia(vmlinuz=each.vmlinuz, initrd=each.initrd, iso=each.iso)
+        for name, each in files.items()
+    }
+    # A lab that was written for a rack may have media of its own; those of metal are not played.
+    own_media = {name: each for name, each in lab.media.items() if lab.virtual and name not in lab.images}
     return lab.model_copy(
         update={
             "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
             "people": people, "templates": templates,
-            "media": dict.fromkeys(systems, given), "deadlines": _shorter(lab.deadlines),
+            "media": given | own_media, "images": {}, "deadlines": _shorter(lab.deadlines),
         }
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ from virtual_lab import (
     mirror,
     network,
     recipes,
+    ubuntu_media,
 )
 from virtual_lab.holding import held
 from virtual_lab.places import MARKER, SERVER, Places
@@ -95,21 +96,31 @@ def standing(lab: Lab, instance: str | None = None) -> Rack:
 def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
     """The image layers, topmost first, of nodes and server; the mirror, what templates are made of."""
 
+    def ready(recipe: recipes.Recipe) -> Path:
+        return images.ready(recipe, places.images, say, marker=places.mark)
+
     def node() -> tuple[Path, ...]:
-        image = images.ready(recipes.node(), places.images, say, marker=places.mark)
+        image = ready(recipes.node())
         return images.pve_layer(image), image
 
     def server() -> tuple[Path, Path]:
-        image = images.ready(recipes.server(), places.images, say, marker=places.mark)
+        image = ready(recipes.server())
         return image, mirror.ready(image, say, marker=places.mark)
 
     with ThreadPoolExecutor(2) as pool:
         nodes, servers = pool.submit(node), pool.submit(server)
-        (image, packages) = servers.result()
+        ubuntus = [pool.submit(ready, recipes.ubuntu()) for _ in _ubuntus(lab)[:1]]
+        image, packages = servers.result()
         stack = {"node": nodes.result(), "server": (image,), _MIRROR: (packages,)}
+        if ubuntus:
+            stack["ubuntu"] = (ubuntus[0].result(),)
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
+
+
+def _ubuntus(lab: Lab) -> list[str]:
+    return [name for name, node in lab.nodes.items() if not node.is_proxmox]
 
 
 def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:
@@ -240,4 +251,10 @@ def _spoken(wanted: RackPlan) -> str:
 def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
     cloud = images.recorded(places.rack, places.images).get(_CLOUD)
     checksum = guest_image.checksum(cloud[0]) if cloud else None
-    return Rack(places, wanted, played(lab, places, media.prepare(places.images), checksum))
+    files = {system: _media_of(system, places.images) for system in {node.os for node in lab.nodes.values()}}
+    return Rack(places, wanted, played(lab, places, files, checksum))
+
+
+def _media_of(system: str, images_folder: Path) -> media.Media:
+    prepare = media.prepare if system.startswith("proxmox") else ubuntu_media.prepare
+    return prepare(images_folder)

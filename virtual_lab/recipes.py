@@ -19,11 +19,14 @@ _BARE = (
     "systemd", "systemd-sysv", "dbus", "udev", "iproute2", "iputils-ping", "procps", "ca-certificates",
     "openssh-server", "ifupdown2", "python3", "bind9-dnsutils",
 )  # fmt: skip
-_NODE = (
+_COMMON = (
     "systemd", "systemd-sysv", "dbus", "udev", "iproute2", "iputils-ping", "procps", "ca-certificates",
     "openssh-server", "ifupdown2", "nftables", "chrony", "python3", "openssl", "curl", "jq", "kmod",
-    "ethtool", "corosync", "bridge-utils", "fuse3",
+    "ethtool",
 )  # fmt: skip
+_NODE = ("corosync", "bridge-utils", "fuse3", "prometheus-node-exporter")
+_UBUNTU = ("cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "sudo", "locales")
+_NOT_UBUNTUS = ("ifupdown2", "chrony")
 
 # A machine may set its own NICs, and its own network's settings, but nothing that all machines share:
 # /sys and /proc/sys are read-only otherwise, and the clock is the host's (chronyd -x).
@@ -85,6 +88,12 @@ ConditionCapability=
 [Service]
 Environment=DAEMON_OPTS=-x
 """
+# `netplan apply` has udev read its rules anew; no udev runs in a machine of the rack.
+_NO_UDEV = """\
+#!/bin/sh
+case $1 in control | trigger | settle) exit 0 ;; esac
+exec /usr/bin/udevadm "$@"
+"""
 _UNWANTED = (
     "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "dev-hugepages.mount",
     "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount", "systemd-firstboot.service",
@@ -124,6 +133,7 @@ class Recipe:
     removed: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
     enabled: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
     masked: tuple[str, ...] = _UNWANTED
     suite: str = SUITE
     architecture: str = field(default_factory=platform.machine)
@@ -170,14 +180,36 @@ def node() -> Recipe:
     """The node's operating system, with what the played Proxmox layer needs besides."""
     return Recipe(
         "node",
-        _distinct((*_NODE, *pve.packages())),
+        _distinct((*_COMMON, *_NODE, *pve.packages())),
         files=_FILES | _NODE_FILES,
         replaced=_IFUPDOWN2_BROADCAST,
         # Proxmox's corosync package has no configuration of its own; a node is in no cluster at first.
         removed=(*_REMOVED, "etc/corosync/corosync.conf"),
         held=_HELD,
+        # A node has it when its first boot has set it up; the rack reaches no mirror to fetch it from.
+        disabled=("prometheus-node-exporter.service",),
         masked=(*_UNWANTED, *_UNWANTED_ON_A_NODE),
         enabled=("own-nics.service", "own-disks.service", "lvm-activation.service"),
+    )
+
+
+def ubuntu() -> Recipe:
+    """What plays an installed Ubuntu: Debian's own cloud-init, netplan and networkd, set up as Ubuntu's."""
+    return Recipe(
+        "ubuntu",
+        tuple(package for package in (*_COMMON, *_UBUNTU) if package not in _NOT_UBUNTUS),
+        files={
+            "etc/systemd/system/own-nics.service": _OWN_NICS,
+            "etc/systemd/system/own-disks.service": _OWN_DISKS,
+            "usr/local/bin/udevadm": _NO_UDEV,
+            "etc/locale.gen": "en_US.UTF-8 UTF-8\n",  # Debian's locale-gen takes no names, Ubuntu's does
+            "etc/machine-id": "",
+            "etc/hostname": "localhost\n",
+        },
+        replaced={"etc/cloud/cloud.cfg": ("distro: debian", "distro: ubuntu")},
+        removed=_REMOVED,
+        masked=(*_UNWANTED, "systemd-time-wait-sync.service"),
+        enabled=("own-nics.service", "own-disks.service", "systemd-networkd.service"),
     )
 
 

@@ -120,7 +120,7 @@ class _Supervisor:
 def _board_of(rack: Rack, machine: MachinePlan) -> tuple[Hardware, board.Mounting]:
     places = rack.places
     is_server = machine.name == SERVER
-    layers = recorded(places.rack, places.images)["server" if is_server else "node"]
+    layers = recorded(places.rack, places.images)[machine.image]
     deliver = partial(
         server_machine.deliver,
         plan=rack.plan,

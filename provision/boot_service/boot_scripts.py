@@ -21,10 +21,14 @@ class BootScripts:
         self._service, self._identity = service, identity
 
     def routes(self) -> list[Route]:
-        """GRUB asks for the second form when it was told a prefix and not a file."""
+        """GRUB asks for the last form when it was told a prefix and not a file.
+
+        On firmware that boots by HTTP it asks how large its file is (HEAD) before it asks for it.
+        """
         return [
             Route("GET", "/boot/{mac}", self.ipxe),
             Route("GET", "/grub/{mac}", self.grub),
+            Route("HEAD", "/grub/{mac}", self.grub),
             Route("GET", "/grub/{mac}/grub.cfg", self.grub),
         ]
 
@@ -54,6 +58,8 @@ class BootScripts:
         script = script or (node.grub_script if grub else node.boot_script)
         if script is None:
             raise Refusal(404, f"{node.name} has no script for GRUB", node=node.name)
+        if request.method == "HEAD":
+            return secret_text(script)
         text = boot_text(live, grub=grub)
         event = boot_event(service, node, permit, text, mac=mac, who=who_asks(request))
         await service.keep(service.handouts, f"boot {node.name} {text}", event)

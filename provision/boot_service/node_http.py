@@ -1,7 +1,7 @@
 """The HTTP below the paths of the nodes: limits, the table of paths, bodies that are read only so far.
 
-A table of its own, because a report must be cheap and nothing may be answered that is not in it: no HEAD, no
-redirect to a path with a slash, no validation that repeats what was sent.
+A table of its own, because a report must be cheap and nothing may be answered that is not in it: no HEAD that
+no firmware needs, no redirect to a path with a slash, no validation that repeats what was sent.
 """
 
 from __future__ import annotations

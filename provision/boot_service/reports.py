@@ -29,7 +29,8 @@ _SUBIQUITY_WHOLE = frozenset(
     f"subiquity/{name}"
     for name in ("Early/run", "Install/install", "Late/run", "load_autoinstall_config", "read_config")
 )
-# The error-commands run when anything has failed, if the autoinstall names some.
+# The error-commands run when anything has failed; the one of ours reports it with the log, so their end alone
+# says so once more.
 _SUBIQUITY_FAILED = "subiquity/Error/run"
 
 
@@ -120,8 +121,10 @@ def report(body: bytes, token: str) -> tuple[str, str, dict[str, Any]]:
     phase = said.get("phase")
     if phase not in PHASES:
         raise Malformed(f"the report's phase is {clean(phase, 40)}; it must be one of {', '.join(PHASES)}")
-    facts = {"nonce": clean(said["nonce"])} if _has_text(said, "nonce") else {}
+    facts: dict[str, Any] = {"nonce": clean(said["nonce"])} if _has_text(said, "nonce") else {}
     facts |= {"log": _tail(said["log"])} if _has_text(said, "log") else {}
+    if isinstance(keys := said.get("ssh_host_keys"), list):
+        facts["ssh_host_keys"] = _public_keys(keys)
     return phase, clean(said.get("text") or phase, 500), facts
 
 
@@ -145,7 +148,7 @@ def subiquity_event(body: bytes, token: str) -> tuple[str, str, dict[str, Any]]:
         clean(said.get("description") or ""),
     )
     text = clean(": ".join(part for part in parts if part), 500)
-    return _subiquity_kind(facts["name"], facts.get("result")), text, facts
+    return _subiquity_kind(facts), text, facts
 
 
 def classic_report(body: bytes, token: str, *, registers: bool) -> tuple[str, str, dict[str, Any]]:
@@ -177,9 +180,11 @@ _CLASSIC_PHASES = {
 }
 
 
-def _subiquity_kind(name: str, result: str | None) -> str:
-    failed = result == "FAIL"
-    if name == _SUBIQUITY_FAILED or (failed and name in _SUBIQUITY_WHOLE):
+def _subiquity_kind(facts: Mapping[str, Any]) -> str:
+    name, failed = facts["name"], facts.get("result") == "FAIL"
+    if (name == _SUBIQUITY_FAILED and facts["event_type"] == "finish") or (
+        failed and name in _SUBIQUITY_WHOLE
+    ):
         return "failed"
     return "installed" if name == _SUBIQUITY_DONE and not failed else "installer"
 
@@ -251,11 +256,13 @@ def _objects(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _host_keys(hook: dict[str, Any]) -> list[str]:
     keys = hook.get("ssh-public-host-keys")
-    listed = list(keys.values())[:8] if isinstance(keys, dict) else []
     # Since 9.2.5 a key that could not be read is sent as "unknown".
-    return [
-        clean(line, 2000) for line in listed if isinstance(line, str) and line.startswith(("ssh-", "ecdsa-"))
-    ]
+    return _public_keys(list(keys.values()) if isinstance(keys, dict) else [])
+
+
+def _public_keys(listed: list[Any]) -> list[str]:
+    lines = [line for line in listed[:8] if isinstance(line, str)]
+    return [clean(line, 2000) for line in lines if line.startswith(("ssh-", "ecdsa-"))]
 
 
 def _disks(hook: dict[str, Any]) -> list[dict[str, Any]]:

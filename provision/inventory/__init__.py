@@ -1,6 +1,7 @@
 """What a lab is, read from a lab file or a classic nodes.json, with all of its mistakes at once."""
 
 from provision.inventory.firewall import Firewall
+from provision.inventory.first_boot import FirstBoot
 from provision.inventory.models import (
     MANAGEMENT,
     SYSTEMS,
@@ -12,6 +13,7 @@ from provision.inventory.models import (
     DhcpRange,
     Disk,
     Image,
+    InstallImage,
     InstallMedia,
     Lab,
     Locale,
@@ -40,7 +42,9 @@ __all__ = [
     "DhcpRange",
     "Disk",
     "Firewall",
+    "FirstBoot",
     "Image",
+    "InstallImage",
     "InstallMedia",
     "Lab",
     "Locale",

@@ -148,7 +148,8 @@ class _Reader:
             return self._mapping(node, place)
         if isinstance(node, yaml.SequenceNode):
             return self._sequence(node, place)
-        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        # libyaml has no style for what is written plainly: "" in its loader, None in Python's.
+        plain = isinstance(node, yaml.ScalarNode) and not node.style
         return None if plain and NULL.fullmatch(node.value) else node.value
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:

@@ -24,7 +24,23 @@ from pydantic import (
 )
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory import ubuntu
+from provision.inventory.boot_chains import Firmware
+from provision.inventory.disk_options import (
+    Btrfs,
+    Lvm,
+    Serial,
+    UdevKey,
+    Zfs,
+    installer_glob,
+    layout_faults,
+    names_one,
+    serials_fault,
+)
 from provision.inventory.firewall import Firewall
+from provision.inventory.first_boot import FirstBoot
+from provision.inventory.images import COMBINED
+from provision.inventory.inline import has_login
 from provision.inventory.secret import Secret, absolute
 
 MANAGEMENT = "management"
@@ -100,6 +116,8 @@ def _domain(text: str) -> str:
 
 
 def _host(text: str) -> str:
+    if re.match(r"ssh:[^@]*:", text) and "@" in text:
+        raise ValueError("must be local or ssh:user@host[:port]; a password has no place here")
     parts = re.fullmatch(r"local|ssh:[A-Za-z_][A-Za-z0-9_.-]*@[A-Za-z0-9.-]+(?::([0-9]{1,5}))?", text)
     if parts is None or int(parts[1] or 22) not in range(1, 65536):
         raise ValueError(f'"{text}" must be local or ssh:user@host[:port]')
@@ -233,11 +251,18 @@ def _keyboard(text: str) -> str:
 
 
 def _mail(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", text):
+    label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    if not re.fullmatch(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{label}(\.{label})*", text):
         raise ValueError(f'"{text}" is no mail address')
     if text == "mail@example.invalid":
         raise ValueError("the Proxmox installer refuses mail@example.invalid")
     return text
+
+
+def _without_login(given: object) -> object:
+    if isinstance(given, str) and has_login(given):
+        raise ValueError("has a log-in in it; it must not stand in the lab file: use an address without")
+    return given
 
 
 def _system(text: str) -> str:
@@ -271,6 +296,16 @@ Interface = Annotated[
         _matching("[A-Za-z][A-Za-z0-9_.-]{0,14}", "is no interface name: a letter first, at most 15 in all")
     ),
 ]
+PinnedName = Annotated[
+    str,
+    # What the installer calls NICs that are not pinned, and what the kernel does before they are.
+    AfterValidator(
+        _matching(
+            "(?!(nic|eth)[0-9]+$)[A-Za-z][A-Za-z0-9_]{1,14}",
+            "cannot be pinned: 2 to 15 letters, digits or _, a letter first, and not nic0 or eth0",
+        )
+    ),
+]
 Bridge = Annotated[
     str,
     AfterValidator(
@@ -297,6 +332,7 @@ Glob = Annotated[
         _matching(r"(?=.*[^*?])[\x21-\x7e]+", "names no disk: at least one character that is not * or ?")
     ),
 ]
+DiskGlob = Annotated[Glob, AfterValidator(installer_glob)]
 Device = Annotated[str, AfterValidator(_matching("[a-z]+[a-z0-9]*", "is no disk name such as sda"))]
 System = Annotated[str, AfterValidator(_system)]
 Sha256 = Annotated[str, AfterValidator(_matching("[0-9a-f]{64}", "is no SHA-256: 64 lower-case hex digits"))]
@@ -313,7 +349,11 @@ Keyboard = Annotated[str, AfterValidator(_keyboard)]
 Timezone = Annotated[str, AfterValidator(_matching("[A-Za-z][A-Za-z0-9_+/-]*", "is no time zone"))]
 Mail = Annotated[str, AfterValidator(_mail)]
 Mtu = Annotated[int, Field(ge=1280, le=65520)]
-Url = Annotated[str, AfterValidator(_matching(r"https?://[\x21-\x7e]+", "is no http or https address"))]
+Url = Annotated[
+    str,
+    AfterValidator(_matching(r"https?://[\x21-\x7e]+", "is no http or https address")),
+    BeforeValidator(_without_login),
+]
 
 
 class Part(BaseModel):
@@ -409,17 +449,38 @@ class Bmc(Part):
 
 
 class Disk(Part):
-    """The disk that the OS goes to, found by one udev property; `serial`, `wwn`, `model` may be globs.
+    """The disk that the OS goes to, or the disks, found by one udev property; globs but for `serials`.
 
-    `device` is a kernel name such as sda and the last resort: it may name another disk after a reboot.
+    `device` and `devices` are kernel names such as sda and the last resort: they may name other disks after
+    a reboot.
     """
 
     filesystem: Literal["ext4", "xfs", "zfs", "btrfs"] = "ext4"
     raid: Literal["raid0", "raid1", "raid10", "raidz-1", "raidz-2", "raidz-3"] | None = None
-    serial: Glob | None = None
-    wwn: Glob | None = None
-    model: Glob | None = None
+    serial: DiskGlob | None = None
+    wwn: DiskGlob | None = None
+    model: DiskGlob | None = None
     device: Device | None = None
+    serials: Annotated[tuple[Serial, ...], AfterValidator(_distinct), Field(min_length=1)] | None = None
+    devices: Annotated[tuple[Device, ...], AfterValidator(_distinct), Field(min_length=1)] | None = None
+    udev: Annotated[dict[UdevKey, DiskGlob], Field(min_length=1, max_length=1)] | None = None
+    zfs: Zfs | None = None
+    lvm: Lvm | None = None
+    btrfs: Btrfs | None = None
+
+    @property
+    def table(self) -> Literal["zfs", "lvm", "btrfs"]:
+        """The installer's table of options for this filesystem."""
+        tables: dict[str, Literal["zfs", "btrfs"]] = {"zfs": "zfs", "btrfs": "btrfs"}
+        return tables.get(self.filesystem, "lvm")
+
+    @property
+    def count(self) -> int | None:
+        """How many disks are named; None where a glob may fit any number."""
+        if listed := self.serials or self.devices:
+            return len(listed)
+        one = self.device or next((glob for glob in (self.serial, self.wwn) if glob), None)
+        return 1 if one is not None and names_one(one) else None
 
     @model_validator(mode="after")
     def _one_way_to_find_it(self) -> Disk:
@@ -427,15 +488,19 @@ class Disk(Part):
         given = [key for key in SELECTORS if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; the installer would take either: keep one")
-        if (self.raid is not None) != (self.filesystem in ("zfs", "btrfs")):
-            wrong = "has no raid" if self.raid else "needs raid, such as raid1"
-            raise ValueError(f"{self.filesystem} {wrong}")
-        if self.filesystem == "btrfs" and str(self.raid).startswith("raidz"):
-            raise ValueError(f"btrfs has no {self.raid}")
+        if self.serials and (fault := serials_fault(self.serials)):
+            raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _layout_is_taken(self) -> Disk:
+        tables = {"zfs": self.zfs, "lvm": self.lvm, "btrfs": self.btrfs}
+        for fault in layout_faults(self.filesystem, self.raid, tables, self.count):
+            raise ValueError(fault)
         return self
 
 
-SELECTORS = ("serial", "wwn", "model", "device")
+SELECTORS = ("serial", "wwn", "model", "device", "serials", "devices", "udev")
 """The keys of Disk that say which disk."""
 
 
@@ -464,6 +529,14 @@ class Node(Part):
     serial: Text | None = None
     locale: Locale = Locale()
     mailto: Mail | None = None
+    host_keys: Literal["installer", "made-here"] = "installer"
+    interface_names: dict[PinnedName, Mac] = {}
+    reboot_on_error: bool = False
+    subscription: Secret | None = None
+    storage_layout: ubuntu.Layout = "direct"
+    packages: Annotated[tuple[ubuntu.Package, ...], AfterValidator(_distinct), BeforeValidator(_list)] = ()
+    first_boot: FirstBoot = FirstBoot()
+    firmware: Firmware = "uefi"
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
@@ -571,7 +644,7 @@ class CephFs(Part):
 class Ceph(Part):
     """Ceph as asked for; `public`, `cluster` are network names, `monitors`, `managers` node names.
 
-    Empty `monitors` and `managers` mean the first three and the first two nodes.
+    Empty `monitors` and `managers` mean the first three and the first two nodes of Proxmox.
     """
 
     release: Literal["squid", "tentacle"]
@@ -592,6 +665,16 @@ class Image(Part):
     url: Url
     mirrors: Annotated[tuple[Url, ...], BeforeValidator(_list)] = ()
     sha256: Sha256
+
+
+class InstallImage(Image):
+    """An installer's ISO as its makers publish it; `size` in bytes.
+
+    `grub` asks for one more file: the initrd with the ISO inside, for nodes that GRUB starts.
+    """
+
+    size: Annotated[int, Field(ge=1)] | None = None
+    grub: bool = False
 
 
 class Template(Part):
@@ -630,6 +713,7 @@ class Deadlines(Part):
     join: Seconds = 180.0
     ceph: Seconds = 1200.0
     templates: Seconds = 1800.0
+    images: Seconds = 7200.0
 
 
 def _isos(folder: Path) -> list[Path]:
@@ -649,12 +733,14 @@ class InstallMedia(Part):
     """Kernel, initrd and prepared ISO of an installer; in a lab file the folder that holds the three.
 
     The file names are those that `proxmox-auto-install-assistant prepare-iso --pxe` leaves, or those of
-    Ubuntu's netboot files and of casper/ in its ISO.
+    Ubuntu's netboot files and of casper/ in its ISO. `combined` is the initrd with the ISO inside, which
+    GRUB starts.
     """
 
     vmlinuz: FilePath
     initrd: FilePath
     iso: FilePath
+    combined: FilePath | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -667,6 +753,7 @@ class InstallMedia(Part):
             "vmlinuz": _first_of(folder, "vmlinuz", "linux"),
             "initrd": _first_of(folder, "initrd.img", "initrd"),
             "iso": isos[0] if len(isos) == 1 else folder / "proxmox.iso",
+            "combined": folder / COMBINED if (folder / COMBINED).exists() else None,
         }
 
 
@@ -714,6 +801,7 @@ class Lab(Part):
     templates: dict[Annotated[int, Field(ge=100, le=999_999_999)], Template] = {}
     deadlines: Deadlines = Deadlines()
     media: dict[System, InstallMedia] = {}
+    images: dict[System, InstallImage] = {}
     people: dict[Account, Person] = {}
 
     @property
@@ -727,6 +815,12 @@ class Lab(Part):
         return any(person.role == "operator" for person in self.people.values())
 
     @property
+    def proxmox(self) -> Lab:
+        """The lab without the nodes of another system: its cluster, Ceph and templates know none of them."""
+        nodes = {name: node for name, node in self.nodes.items() if node.is_proxmox}
+        return self.model_copy(update={"nodes": nodes})
+
+    @property
     def link_networks(self) -> list[Network]:
         """The networks of the cluster's links, link 0 first; none without a cluster."""
         return [self.networks[name] for name in self.cluster.links] if self.cluster else []
@@ -736,7 +830,7 @@ class Lab(Part):
         """The Ceph asked for, with the nodes of daemons that the lab file leaves to their defaults."""
         if self.ceph is None:
             return None
-        ceph, nodes = self.ceph, tuple(self.nodes)
+        ceph, nodes = self.ceph, tuple(self.proxmox.nodes)
         cephfs = ceph.cephfs and ceph.cephfs.model_copy(update={"mds": ceph.cephfs.mds or nodes[:2]})
         said = {"monitors": ceph.monitors or nodes[:3], "managers": ceph.managers or nodes[:2]}
         return ceph.model_copy(update={**said, "cephfs": cephfs})

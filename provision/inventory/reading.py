@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from provision.errors import InventoryError, Mistake
-from provision.inventory import classic, document, rules
+from provision.inventory import classic, document, images, rules
 from provision.inventory.document import Document, Place
 from provision.inventory.models import MANAGEMENT, SELECTORS, Domain, Lab, Node, did_you_mean
 
@@ -79,6 +79,7 @@ def _expand(found: Document) -> tuple[dict[str, Any], list[Mistake]]:
     given["networks"] = _each(given.get("networks"), _expand_network)
     given["server"] = _expand_server(given.get("server"), given["networks"])
     given["nodes"] = _each(given.get("nodes"), lambda name, body: _expand_node(name, body, given, defaults))
+    given = images.with_media(given)
     return {key: value for key, value in given.items() if value is not None}, mistakes
 
 

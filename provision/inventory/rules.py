@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from provision.errors import Mistake
+from provision.inventory import boot_chains, inline, ubuntu
 from provision.inventory.document import Document, Place
+from provision.inventory.install_rules import install_rules
 from provision.inventory.models import (
     MANAGEMENT,
     SELECTORS,
@@ -56,9 +58,14 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_outside(addresses, networks),
         *_node_rules(nodes, networks, _part(given, "networks")),
         *_system_rules(given, nodes),
+        *install_rules(nodes, _part(_part(given, "ceph"), "osds")),
+        *_chain_rules(nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
+        *_first_boot_rules(given, nodes),
         *_template_rules(given),
+        *(_told(place, message) for place, message in inline.private_keys(given)),
+        *_installer_rules(found.data),
     ]
     return [_placed(found, *mistake) for mistake in told]
 
@@ -138,12 +145,21 @@ def _macs(nodes: Mapping[str, Any]) -> Iterator[Claim]:
         for text, owner, place in (
             (body.get("mac"), name, ("nodes", name, "mac")),
             *storage,
+            *_pinned_macs(name, body),
             (bmc, f"the BMC of {name}", ("nodes", name, "bmc", "mac")),
         ):
             try:
                 yield Claim(parse_mac(text or ""), owner, "MAC", place)
             except (ValueError, AttributeError):
                 continue
+
+
+def _pinned_macs(name: str, body: Mapping[str, Any]) -> list[tuple[Any, str, Place]]:
+    """Those of NICs whose MAC stands nowhere else in the node; that the others agree is a rule of its own."""
+    told = {str(text).lower() for text in (body.get("mac"), *_part(body, "macs").values())}
+    pinned = dict.fromkeys(map(str, _part(body, "interface_names").values()))
+    at = ("nodes", name, "interface_names")
+    return [(text, name, at) for text in pinned if text.replace("-", ":").lower() not in told]
 
 
 def _names(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Claim]:
@@ -164,6 +180,8 @@ def _serials(nodes: Mapping[str, Any]) -> Iterator[Claim]:
             text = _part(body, "disk").get(key)
             if isinstance(text, str) and not set(text) & set("*?["):
                 yield Claim((key, text), name, f"disk's {key}", ("nodes", name, "disk", key))
+        for serial in dict.fromkeys(map(str, _listed(_part(body, "disk").get("serials")))):
+            yield Claim(("serial", serial), name, "disk's serial", ("nodes", name, "disk", "serials"))
 
 
 # The rules
@@ -260,15 +278,26 @@ def _template_storage(at: Place, body: Mapping[str, Any], given: Mapping[str, An
 
 
 def _image_rules(at: Place, image: Mapping[str, Any]) -> Iterator[Told]:
-    places = [
-        (*at, "image", "url"),
-        *((*at, "image", "mirrors", str(i)) for i in range(len(_listed(image.get("mirrors"))))),
-    ]
-    for place, url in zip(places, [image.get("url"), *_listed(image.get("mirrors"))], strict=True):
+    for place, url in _addresses_of((*at, "image"), image):
         if PurePosixPath(urlsplit(str(url)).path).suffix.lower() in COMPRESSED:
             yield _told(
                 place, f'"{url}" is packed; Proxmox imports a disk image as it is: qcow2, raw or vmdk'
             )
+
+
+def _installer_rules(written: Mapping[str, Any]) -> Iterator[Told]:
+    media = _part(written, "media")
+    for system, image in _mappings(written.get("images")):
+        at = ("images", system)
+        if system in media:
+            yield _told(at, f'"{system}" has its files under media already: keep one', ("media", system))
+        if image.get("grub") and not system.startswith("proxmox"):
+            yield _told((*at, "grub"), f"is for Proxmox alone: {system} fetches its ISO by itself")
+
+
+def _addresses_of(at: Place, image: Mapping[str, Any]) -> Iterator[tuple[Place, object]]:
+    yield (*at, "url"), image.get("url")
+    yield from (((*at, "mirrors", str(i)), url) for i, url in enumerate(_listed(image.get("mirrors"))))
 
 
 def _cloud_init_mistake(text: str) -> str | None:
@@ -283,7 +312,7 @@ def _cloud_init_mistake(text: str) -> str | None:
         return "must be a YAML mapping of cloud-config keys, such as packages: [tmux]"
     if not isinstance(data.get("runcmd", []), list):
         return "has a runcmd that is no list"
-    return None
+    return inline.plain_password(data)
 
 
 def _placed_in(address: IPv4Address, network: Network, place: Place) -> Iterator[Told]:
@@ -355,17 +384,33 @@ def _nic_rules(name: str, body: Mapping[str, Any], networks: Mapping[str, Any]) 
 
 def _system_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
     """What a node can only do with Proxmox, and what only Proxmox's installer can do."""
-    needing = [part for part in ("cluster", "ceph", "templates") if given.get(part)]
+    for part in ("cluster", "ceph", "templates"):
+        if nodes and given.get(part) and not _of_proxmox(nodes):
+            yield _told((part,), "needs nodes with proxmox-9, and this lab has none")
     for name, body in nodes.items():
-        system, disk, at = str(body.get("os", "")), _part(body, "disk"), ("nodes", name)
-        if not system.startswith("ubuntu"):
-            continue
-        if needing:
-            yield _told((*at, "os"), f'"{system}" cannot be: {needing[0]} needs proxmox-9', (needing[0],))
-        if disk.get("filesystem", "ext4") != "ext4":
-            yield _told((*at, "disk", "filesystem"), f'"{disk["filesystem"]}" is not for {system}: only ext4')
-        if disk.get("wwn"):
-            yield _told((*at, "disk", "wwn"), f"{system} finds no disk by its WWN; give serial or model")
+        disk, at = _part(body, "disk"), ("nodes", name)
+        for key in () if _is_ubuntu(body) else ubuntu.KEYS:
+            if key in body:
+                yield _told((*at, key), f"is for Ubuntu; {name} has {body.get('os')}", (*at, "os"))
+        if _is_ubuntu(body) and disk.get("filesystem", "ext4") != "ext4":
+            wrong = f'"{disk["filesystem"]}" is not for {body["os"]}: only ext4'
+            yield _told((*at, "disk", "filesystem"), wrong)
+
+
+def _is_ubuntu(body: Mapping[str, Any]) -> bool:
+    return str(body.get("os", "")).startswith("ubuntu")
+
+
+def _of_proxmox(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body for name, body in nodes.items() if not _is_ubuntu(body)}
+
+
+def _chain_rules(nodes: Mapping[str, Any]) -> Iterator[Told]:
+    for name, body in nodes.items():
+        firmware, system = str(body.get("firmware")), str(body.get("os"))
+        if why := boot_chains.why_not(firmware, system):
+            other = ("nodes", name, "os")
+            yield _told(("nodes", name, "firmware"), f'"{firmware}" is not for {system}, which {why}', other)
 
 
 def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
@@ -384,14 +429,14 @@ def _cluster_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterat
 def _network_of_all(
     place: Place, name: object, given: Mapping[str, Any], nodes: Mapping[str, Any]
 ) -> Iterator[Told]:
-    """The name must be that of a network in which every node has an address."""
+    """The name must be that of a network in which every node of Proxmox has an address."""
     networks = _part(given, "networks")
     if not isinstance(name, str) or not networks:
         return
     if name not in networks:
         yield _told(place, f'"{name}" is not a network of this lab{did_you_mean(name, networks)}')
         return
-    without = [node for node, body in nodes.items() if name not in _part(body, "addresses")]
+    without = [node for node, body in _of_proxmox(nodes).items() if name not in _part(body, "addresses")]
     for node in without:
         yield _told(("nodes", node), f"has no address in {name}, which {'.'.join(place[:2])} needs", place)
 
@@ -400,14 +445,34 @@ def _ceph_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[
     ceph = _part(given, "ceph")
     if not ceph:
         return
-    if len(nodes) < 3:
-        yield _told(("ceph",), f"needs at least three nodes; this lab has {len(nodes)}")
+    if (members := len(_of_proxmox(nodes))) < 3:
+        yield _told(("ceph",), f"needs at least three nodes; this lab has {members}")
     if not given.get("cluster"):
         yield _told(("ceph",), "needs a cluster, and this lab has none")
     for key, default in (("public", "storage"), ("cluster", None)):
         yield from _network_of_all(("ceph", key), ceph.get(key, default), given, nodes)
     yield from _daemon_rules(ceph, nodes)
     yield from _osd_rules(_part(ceph, "osds"), nodes)
+
+
+def _first_boot_rules(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
+    """A cluster has one firewall and one backup job, and the firewall must not lock this machine out."""
+    asked = {name: _part(body, "first_boot") for name, body in nodes.items()}
+    for key in ("firewall", "backup") if given.get("cluster") else ():
+        first = next(iter(asked), "")
+        others = (name for name, wishes in asked.items() if wishes.get(key) != asked[first].get(key))
+        for name in islice(others, 1):
+            message = f"is the whole cluster's, and {first} and {name} ask for different ones"
+            yield _told(("nodes", name, "first_boot", key), message)
+    if str(_part(given, "server").get("host")).startswith("ssh:"):
+        closed = (name for name, wishes in asked.items() if "firewall" in wishes and not _allowed(wishes))
+        for name in islice(closed, 1):
+            message = "may lock out this machine, which reaches the lab by SSH; name its network under allow"
+            yield _told(("nodes", name, "first_boot", "firewall"), message)
+
+
+def _allowed(wishes: Mapping[str, Any]) -> object:
+    return _part(wishes, "firewall").get("allow")
 
 
 def _daemon_rules(ceph: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Told]:
@@ -434,3 +499,6 @@ def _osd_rules(osds: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[To
 def _known_node(place: Place, name: object, nodes: Mapping[str, Any]) -> Iterator[Told]:
     if isinstance(name, str) and nodes and name not in nodes:
         yield _told(place, f'"{name}" is not a node of this lab{did_you_mean(name, nodes)}')
+    elif isinstance(name, str) and _is_ubuntu(nodes.get(name, {})):
+        wrong = f'"{name}" has {nodes[name]["os"]}, and {place[0]} is of nodes with proxmox-9'
+        yield _told(place, wrong, ("nodes", name, "os"))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from provision.errors import LabError
+from provision.inventory import age, systemd_credential
+from provision.inventory.private_file import SecretMissing, one_line, owners_alone, read, text_of
 
-LARGEST = 64 * 1024
+__all__ = ["INLINE", "Secret", "SecretMissing", "absolute"]
 
 INLINE = (
-    "a secret must not stand in the lab file; keep it in a file that only you can read and write file:PATH "
-    "here, or in an environment variable and write env:NAME"
+    "a secret must not stand in the lab file; keep it in a file that only you can read (file:PATH), in an "
+    "environment variable (env:NAME), in a file encrypted with age (age:PATH) or in a systemd credential "
+    "(systemd-cred:NAME), and write here where it is; docs/secrets.md tells how"
 )
 
 
-class SecretMissing(LabError):
-    """A secret is not where its reference says, or others can read it."""
-
-
 class Secret:
-    """A reference to a secret, `env:NAME` or `file:PATH`; the value is read each time it is revealed."""
+    """A reference to a secret, such as `env:NAME` or `file:PATH`; it is read each time it is revealed."""
 
     __slots__ = ("_value", "reference")
 
@@ -35,16 +33,16 @@ class Secret:
 
     @classmethod
     def from_reference(cls, reference: str, *, base: Path | None = None) -> Secret:
-        """The secret behind `env:NAME` or `file:PATH`; a relative path starts at `base`.
+        """The secret behind `env:NAME`, `file:PATH`, `age:PATH`, `age:PATH#NAME` or `systemd-cred:NAME`.
 
-        Raises ValueError, without repeating what was given, for anything else.
+        A relative path starts at `base`. Raises ValueError, without repeating what was given, for all else.
         """
         kind, _, place = reference.partition(":")
-        if kind == "env" and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", place):
-            return cls(reference)
-        if kind == "file" and place.strip():
-            return cls(f"file:{absolute(place.strip(), base)}")
-        raise ValueError(INLINE)
+        if kind not in KINDS:
+            raise ValueError(INLINE)
+        if not KINDS[kind].fits(place):
+            raise ValueError(f"after {kind}: must stand {KINDS[kind].rule}")
+        return cls(f"{kind}:{absolute(place.strip(), base) if KINDS[kind].is_path else place}")
 
     @classmethod
     def known(cls, value: str, *, reference: str = "known") -> Secret:
@@ -56,7 +54,7 @@ class Secret:
         if self._value is not None:
             return self._value
         kind, _, place = self.reference.partition(":")
-        value = env.get(place) if kind == "env" else _read(Path(place))
+        value = KINDS[kind].read(place, env)
         if not value:
             raise SecretMissing(f"the secret {self.reference} is {'empty' if value == '' else 'not set'}")
         return value
@@ -103,26 +101,41 @@ def _reference(secret: Secret) -> str:
     return secret.reference
 
 
-def _read(path: Path) -> str:
-    """The file's only line. Opened once, so that what was judged is what is read."""
-    try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            content = file.read(LARGEST + 1) if stat.S_ISREG(about.st_mode) else None
-    except OSError as error:
-        raise SecretMissing(f"the secret file:{path} cannot be read: {error.strerror}") from error
-    if content is None or len(content) > LARGEST:
-        raise SecretMissing(f"the secret file:{path} is not a small regular file")
-    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SecretMissing(f"the secret file:{path} can be read by others; chmod 600 {path}")
-    return _one_line(path, content)
+def _variable(name: str, env: Mapping[str, str]) -> str | None:
+    return env.get(name)
 
 
-def _one_line(path: Path, content: bytes) -> str:
-    try:
-        value = content.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise SecretMissing(f"the secret file:{path} is not UTF-8 text") from error
-    if any(not character.isprintable() for character in value):
-        raise SecretMissing(f"the secret file:{path} must hold one line of printable text")
-    return value
+def _file(place: str, _env: Mapping[str, str]) -> str:
+    path, what = Path(place), f"the secret file:{place}"
+    return one_line(text_of(read(path, what, owners_alone(path)), what), what)
+
+
+def _is_variable(place: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", place) is not None
+
+
+def _is_path(place: str) -> bool:
+    return bool(place.strip())
+
+
+class Kind(NamedTuple):
+    """A kind of reference: who reads what stands at a place, and which places there are.
+
+    `read` returns None where nothing is set, and raises SecretMissing with a better reason.
+    """
+
+    read: Callable[[str, Mapping[str, str]], str | None]
+    fits: Callable[[str], bool]
+    rule: str
+    is_path: bool = False
+
+
+KINDS = {
+    "env": Kind(_variable, _is_variable, "the name of a variable: letters, digits and _, no digit first"),
+    "file": Kind(_file, _is_path, "a path, as in file:PATH", is_path=True),
+    "age": Kind(age.secret, age.is_place, "a path, as in age:PATH or age:PATH#NAME", is_path=True),
+    "systemd-cred": Kind(
+        systemd_credential.credential, systemd_credential.is_name,
+        "a credential's name: letters, digits and . _ -, at most 255, and no . or - first",
+    ),
+}  # fmt: skip

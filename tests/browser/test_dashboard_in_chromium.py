@@ -457,9 +457,7 @@ def test_sixty_four_nodes_are_shown_at_once(browser: Browser, tmp_path: Path) ->
     page.goto("/login")
     log_in(page, "otto")
     for name, path in (("rack-64", "/"), ("timeline-64", "/timeline")):
-        began = time.monotonic()
         page.goto(path)
-        assert time.monotonic() - began < 1.5, name
         keep(page, name)
     context.close()
     served.end()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from provision import answer_tool
 from provision.state import home
+from tests.lab import first_boot_faults
 from tests.lab.conftest import Lab
 from tests.lab.planting import Fault, edited, judge, lying, never_caught, planted, run, settle, way
 
@@ -44,15 +48,25 @@ WHAT_IS_INSTALLED = [
            "$a host-record=no-such-machine.lab.example.net,10.10.1.77", r"dns::test_stranger_has_no_name",
            after="systemctl restart dnsmasq"),
     edited("doors left open", "server", "/etc/nginx/conf.d/rackproof.conf", OPEN_DOORS,
-           r"boot_files::test_boot_script_of_node\[node1\]", r"boot_files::test_stranger_gets_no_boot_script",
-           r"boot_files::test_stranger_gets_no_answer", after="nginx -t -q && systemctl reload nginx"),
+           r"boot_files::test_boot_script_of_node\[.*node1.*\]", r"boot_files::test_stranger_gets_no_boot_script",
+           r"boot_files::test_stranger_gets_no_install", after="nginx -t -q && systemctl reload nginx"),
     run("a truncated boot file", "server",
         "cp -p /usr/lib/ipxe/snponly.efi /root/kept && truncate -s -100 /usr/lib/ipxe/snponly.efi",
-        "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_file_by_tftp"),
+        "mv /root/kept /usr/lib/ipxe/snponly.efi", r"boot_files::test_boot_files_are_whole\[.*\]"),
+    edited("no boot file for one node's firmware", "server", DNSMASQ, "/tag:node2,tag:is_http,.*snponly/d",
+           r"boot_files::test_dhcp_names_the_boot_file\[node2\]", after="systemctl restart dnsmasq"),
+    edited("GRUB sent nowhere", "server", "/srv/rackproof/tftp/grub/grub.cfg", "s,/grub/,/bug/,",
+           r"boot_files::test_grub_is_sent_on\[(tftp|http)\]"),
     run("a truncated install medium", "server",
         "cd /srv/rackproof/http/proxmox-9 && cp -p initrd.img /root/kept.img && truncate -s -1 initrd.img",
         "mv /root/kept.img /srv/rackproof/http/proxmox-9/initrd.img",
-        r"boot_files::test_install_medium_is_whole\[initrd\.img\]"),
+        r"boot_files::test_install_medium_is_whole\[initrd\.img\]",
+        r"boot_files::test_install_medium_is_what_was_prepared\[initrd\.img\]"),
+    run("a kernel with one other byte", "server",
+        "cd /srv/rackproof/http/proxmox-9 && cp -p vmlinuz /root/kept-vmlinuz"
+        " && printf x | dd of=vmlinuz bs=1 seek=9999 conv=notrunc status=none",
+        "mv /root/kept-vmlinuz /srv/rackproof/http/proxmox-9/vmlinuz",
+        r"boot_files::test_install_medium_is_what_was_prepared\[vmlinuz\]"),
     run("another certificate", "server",
         "cp -a /etc/rackproof/tls /root/kept-tls && openssl req -x509 -new -key /etc/rackproof/tls/server.key"
         " -subj /CN=other -addext subjectAltName=IP:10.10.1.1 -days 9 -out /etc/rackproof/tls/server.crt"
@@ -135,13 +149,13 @@ A_PORT_THAT_IS_TOO_SMALL = [
         r"ssh::test_node_reaches_node\[node3-.*\]"),
     run("a clone's host key", "node4",
         f"cp -p {HOST_KEY} /root/kept.pub && echo '{STRANGER}' >{HOST_KEY}", f"mv /root/kept.pub {HOST_KEY}",
-        r"ssh::test_host_key_is_the_installers\[node4\]"),
+        r"ssh::test_host_key_is_the_known_one\[node4\]"),
 ]  # fmt: skip
 
 A_SERVER_WITHOUT_DNSMASQ = [
     run("DHCP, DNS and TFTP are down", "server", "systemctl stop dnsmasq", "systemctl start dnsmasq",
         r"server::test_service_runs\[dnsmasq\]", r"server::test_listens\[(DNS-udp|DNS-tcp|DHCP-udp|TFTP-udp)\]",
-        r"dns::.*", r"boot_files::test_boot_file_by_tftp"),
+        r"dns::.*", r"boot_files::test_boot_files_are_whole\[.*tftp.*\]", r"boot_files::test_grub_is_sent_on\[tftp\]"),
 ]  # fmt: skip
 
 A_NODE_OUTSIDE = [
@@ -168,7 +182,7 @@ WHAT_COROSYNC_SAYS = [
 ]  # fmt: skip
 
 BATCHES = {
-    "what is installed": WHAT_IS_INSTALLED,
+    "what is installed": [*WHAT_IS_INSTALLED, *first_boot_faults.FAULTS],
     "what the network is": WHAT_THE_NETWORK_IS,
     "a port that is too small": A_PORT_THAT_IS_TOO_SMALL,
     "a server without dnsmasq": A_SERVER_WITHOUT_DNSMASQ,
@@ -229,6 +243,21 @@ def test_a_node_that_lets_nobody_in_is_caught(lab: Lab) -> None:
     judge(caught, [fault.caught_by for fault in NO_KEY_OPENS])
 
 
+ANOTHER_HOST_KEY = [
+    run("another host key is shown", "node4",
+        "ssh-keygen -q -t ed25519 -N '' -f /root/other"
+        " && echo HostKey /root/other >/etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh",
+        "rm /root/other* /etc/ssh/sshd_config.d/00-fault.conf && systemctl reload ssh",
+        r"ssh::test_node_shows_the_known_host_key\[node4\]"),
+]  # fmt: skip
+
+
+def test_a_node_that_shows_another_host_key_is_caught(lab: Lab) -> None:
+    with planted(lab, ANOTHER_HOST_KEY):
+        caught = lab.verify("-k", "shows_the_known_host_key")
+    judge(caught, [fault.caught_by for fault in ANOTHER_HOST_KEY])
+
+
 def test_two_nodes_with_one_host_key_are_caught(lab: Lab) -> None:
     theirs = lab.on("node1", f"cat {HOST_KEY}")
     lab.on("node2", f"cp -p {HOST_KEY} /root/kept.pub && echo '{theirs}' >{HOST_KEY}")
@@ -238,7 +267,7 @@ def test_two_nodes_with_one_host_key_are_caught(lab: Lab) -> None:
         lab.on("node2", f"mv /root/kept.pub {HOST_KEY}")
     twins = (
         r"ssh::test_host_key_is_no_other_nodes\[node[12]\]",
-        r"ssh::test_host_key_is_the_installers\[node2\]",
+        r"ssh::test_host_key_is_the_known_one\[node2\]",
     )
     judge(caught, [twins])
 
@@ -252,6 +281,16 @@ def test_a_pending_network_boot_is_caught(lab: Lab) -> None:
             lab, "10.10.1.11", {"BootSourceOverrideTarget": "None", "BootSourceOverrideEnabled": "Disabled"}
         )
     judge(caught, [(r"bmc::test_network_boot_was_used_up\[node1\]",)])
+
+
+def test_an_answer_that_the_official_tool_minds_is_caught(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / answer_tool.TOOL
+    tool.write_text("#!/bin/sh\necho 'unknown field `bogus`' >&2\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    judge(lab.verify("-k", "answer"), [(r"answer::test_installer_takes_it\[node[1-4]\]",)])
 
 
 def test_no_check_is_left_without_a_fault(lab: Lab) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +106,7 @@ def namespaces_of(places: Places) -> tuple[list[str], list[int]]:
 
 def test_up_on_a_standing_rack_only_says_so(rack: Commands) -> None:
     before = rack.state(SERVER)
-    started = time.monotonic()
     said = rack("up")
-    assert time.monotonic() - started < 3
     assert said.strip().endswith("as it did")
     assert rack.state(SERVER) == before
 

@@ -25,6 +25,7 @@ STRANGER = "02:00:5e:00:53:02"
 HARDWARE = {
     "bmc.users": "the user and the hashed password that the BMC lets in",
     "disk.img": "the node's disk, which is searched from inside the node",
+    "sdb.img": "a drive for Ceph, which nothing writes to before step ceph",
     "made-up-secrets.json": "what the rack makes up for secrets that are not set",
 }
 """Files of the played hardware that are not searched, and why."""
@@ -98,7 +99,7 @@ def test_no_secret_is_anywhere(classic: Classic) -> None:
     server, nodes = "/etc /var /run /root /home /tmp /srv /opt", "/etc /var /run /root /home /tmp"
     assert everywhere(classic, list(CANARIES.values()), server, nodes) == []
     for node in classic.lab.nodes:
-        assert "root:$6$" in classic.lab.on(node, "cat /etc/shadow")
+        assert "root:$y$" in classic.lab.on(node, "cat /etc/shadow")
 
 
 def test_the_hashed_password_is_left_to_the_nodes(classic: Classic) -> None:
@@ -107,7 +108,7 @@ def test_the_hashed_password_is_left_to_the_nodes(classic: Classic) -> None:
         classic.lab.on(node, "sed -n 's/^root:\\([^:]*\\):.*/\\1/p' /etc/shadow")
         for node in classic.lab.nodes
     ]
-    assert all(word.startswith("$6$") for word in hashes)
+    assert all(word.startswith("$y$") for word in hashes)
     assert everywhere(classic, hashes, "/etc /var /run /root /home /tmp /srv /opt", "/var/log") == []
 
 
@@ -124,6 +125,52 @@ def report_tokens(lab: Lab) -> dict[str, str]:
     return {
         node: lab.on(node, f"grep -o '/report/[A-Za-z0-9_-]*' {script}").split("/")[-1] for node in lab.nodes
     }
+
+
+def test_a_made_host_key_is_the_nodes_and_the_harness_alone_expects_it(lab: Lab) -> None:
+    """node4's is made here; the one that its installer made and reported is gone."""
+    proved = lab.evidence()["install"].nodes
+    [reported] = lab.events("installed", "node4")
+    [expected] = proved["node4"]["ssh_host_keys"]
+    [permitted] = lab.events("permitted", "node4")
+    assert permitted["facts"]["ssh_host_keys"] == [expected]
+    assert expected not in reported["facts"]["ssh_host_keys"] and len(proved["node3"]["ssh_host_keys"]) == 3
+    assert lab.on("node4", "ssh-keygen -y -f /etc/ssh/ssh_host_ed25519_key").split()[:2] == expected.split()
+
+
+def test_a_made_host_keys_private_half_is_on_its_node_alone(lab: Lab) -> None:
+    first_boot = "/var/lib/proxmox-first-boot/proxmox-first-boot"
+    made = [*lab.on("node4", "cat /etc/ssh/ssh_host_ed25519_key").splitlines()[2:-1]]
+    assert len(made) >= 3
+    assert files_with(made, lab.report.parent, lab.state, lab.places.rack) == []
+    assert found_on(lab, "server", made, "/etc /var /run /root /home /tmp /srv /opt") == []
+    own = ["node4:/etc/ssh/ssh_host_ed25519_key", f"node4:{first_boot}"]
+    assert sorted(found_on(lab, "node4", made, "/etc /var /run /root /home /tmp")) == own
+    modes = lab.on("node4", f"stat -c %a /etc/ssh/ssh_host_ed25519_key {first_boot} $(dirname {first_boot})")
+    assert modes.split() == ["600", "700", "700"]
+
+
+AS_A_UNIT = """
+cd /srv/tried && exec systemd-run -q --pipe --wait --collect -p WorkingDirectory=/srv/tried {properties} \\
+  python3 -c 'import os, provision.inventory.systemd_credential as c; print(c.credential("a.b-c", os.environ))'
+"""
+
+
+@pytest.mark.parametrize(
+    "properties",
+    ["-p LoadCredential=a.b-c:/srv/tried/secret", "-p LoadCredential=a.b-c:/srv/tried/secret -p User=nobody",
+     "-p LoadCredentialEncrypted=a.b-c:/srv/tried/sealed -p DynamicUser=yes"],
+    ids=["root", "a user", "sealed"],
+)  # fmt: skip
+def test_a_credential_of_a_unit_is_trusted_as_systemd_hands_it_over(lab: Lab, properties: str) -> None:
+    source, parts = "/opt/rackproof/src/provision", "{private_file,systemd_credential}.py"
+    lab.on("server", f"mkdir -p /srv/tried/provision/inventory && cd /srv/tried/provision && cp {source}/errors.py ."
+                     f" && bash -c 'cp {source}/inventory/{parts} inventory' && cd .. && echo canary-9 >secret"
+                     " && chmod 600 secret && systemd-creds encrypt -q --with-key=host --name=a.b-c secret sealed")  # fmt: skip
+    try:
+        assert lab.on("server", AS_A_UNIT.format(properties=properties)) == "canary-9"
+    finally:
+        lab.on("server", "rm -r /srv/tried")
 
 
 # Leaves to install

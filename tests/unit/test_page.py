@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +76,15 @@ def test_several_nodes_that_failed_alike_are_one_culprit() -> None:
     story.note(Outcome("step install", "install", "error", 1, acts=True, said=said))
     found = [(each.where, each.what, each.seen) for each in culprits(story)]
     assert found == [(["node1", "node10"], "no answer", "node1: a"), (["node2"], "broke", "")]
+
+
+def test_what_one_case_alone_says_comes_before_what_every_path_says() -> None:
+    story = Story("lab", ["install", "cluster"], ["node1", "node2", "node3"])
+    for name in ("mtu: packet_passes[node1-node2]", "mtu: packet_passes[node2-node3]", "mtu: of_port[node2]"):
+        story.note(Outcome(name, "install", "failed", 0.1, said="no"))
+    story.note(Outcome("corosync: runs[node2]", "cluster", "failed", 0.1, said="no"))
+    told = [each.what for each in culprits(story)]
+    assert told == ["mtu: of port", "mtu: packet passes (2 cases)", "corosync: runs"]
 
 
 def test_a_machine_that_is_in_the_way_of_many_checks_is_one_culprit(tmp_path: Path) -> None:
@@ -163,10 +171,8 @@ def test_an_empty_run_claims_nothing(tmp_path: Path) -> None:
     assert words(page(tmp_path, runs.empty()).find(".//h1")) == "\u2013 NOTHING CHECKED"
 
 
-def test_a_large_rack_is_written_at_once(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_a_large_rack_is_written(tmp_path: Path) -> None:
     tree = page(tmp_path, runs.failed(64, "node37"))
-    assert time.monotonic() - began < 2
     assert len(tree.xpath("//article[contains(@class, 'card')]")) == 64
     (box,) = tree.xpath("//article[contains(@class, 'wrong')]")
     assert "node37 · install" in words(box)

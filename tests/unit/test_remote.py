@@ -29,6 +29,7 @@ from provision.remote import (
     open_count,
     password_refused,
     short,
+    shown_host_key,
 )
 
 T = TypeVar("T")
@@ -289,6 +290,17 @@ def test_wrong_host_key_names_both_fingerprints(server: SshServer) -> None:
 def test_any_of_several_host_keys_will_do(server: SshServer) -> None:
     other = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
     connect(server.target(host_keys=(public(other), public(server.host_key)))).close()
+
+
+def test_the_shown_host_key_is_asked_for_without_trusting_any(server: SshServer) -> None:
+    for expected in ((), (public(server.host_key),), None):
+        assert shown_host_key(server.target(host_keys=expected)) == " ".join(
+            public(server.host_key).split()[:2]
+        )
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(Unreachable, match="refused"):
+            shown_host_key(Target("node1", "127.0.0.1", unused.getsockname()[1], host_keys=()))
 
 
 def test_without_host_keys_the_users_known_hosts_decide(

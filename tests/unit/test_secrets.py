@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from passlib.hash import sha512_crypt
 
 from provision.errors import LabError
 from provision.inventory import load
-from provision.secrets import Secret, SecretMissing, hash_password, main, missing_secrets, references
+from provision.inventory.secret import INLINE
+from provision.secrets import Secret, SecretMissing, main, missing_secrets, references
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "labs" / "virtual.yaml"
@@ -74,13 +74,27 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         Secret.from_reference(f"file:{tmp_path}").reveal()
 
 
-@pytest.mark.parametrize(
-    "reference", ["hunter2", "", "env:", "env:a b", "env:1A", "file:", "FILE:/x", "known"]
-)
+@pytest.mark.parametrize("reference", ["hunter2", "", "FILE:/x", "known", "systemd:x"])
 def test_what_is_no_reference(reference: str) -> None:
     with pytest.raises(ValueError, match="must not stand in the lab file") as caught:
         Secret.from_reference(reference)
     assert "hunter2" not in str(caught.value)
+    assert all(f"({kind})" in INLINE for kind in ("file:PATH", "env:NAME", "age:PATH", "systemd-cred:NAME"))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "env:", "env:a b", "env:1A", "file:", "file: ", "age:", "age:#KEY", "age:x#", "age:x#two words", "age:x#1",
+        "systemd-cred:", "systemd-cred:../shadow", "systemd-cred:/etc/shadow", "systemd-cred:.", "systemd-cred:..",
+        "systemd-cred:a/b", "systemd-cred:a:b", "systemd-cred:a\nb", "systemd-cred:" + "a" * 256,
+    ],
+)  # fmt: skip
+def test_a_reference_to_no_place(reference: str) -> None:
+    kind, _, place = reference.partition(":")
+    with pytest.raises(ValueError, match=f"^after {kind}: must stand ") as caught:
+        Secret.from_reference(reference)
+    assert len(place) < 3 or place not in str(caught.value)
 
 
 def test_a_secret_shows_its_reference_only() -> None:
@@ -125,22 +139,37 @@ def test_references_name_every_secret() -> None:
     assert places[:3] == ["nodes.node1.root_password", "nodes.node1.bmc.user", "nodes.node1.bmc.password"]
 
 
-def test_a_hash_is_crypts_and_salted() -> None:
-    one, two = hash_password("hunter2"), hash_password("hunter2")
-    assert one != two
-    assert one.startswith("$6$")
-    assert "rounds=" not in one
-    assert sha512_crypt.verify("hunter2", one)
+def real(folder: Path) -> Path:
+    """The default lab as one on metal, which invents nothing."""
+    path = folder / "lab.yaml"
+    path.write_text(LAB.read_text().replace("virtual: true", "virtual: false"))
+    return path
 
 
-def test_check_says_what_is_found_and_never_a_value(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(LAB)], ENV) == 0
+def test_check_says_what_is_found_and_never_a_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(real(tmp_path))], ENV) == 0
     out = capsys.readouterr().out
-    assert "nodes.node4.bmc.password: env:RACKPROOF_BMC_PASSWORD found" in out.splitlines()
-    assert main(["check", str(LAB)], {**ENV, "RACKPROOF_BMC_USER": ""}) == 1
+    assert len(out.splitlines()) == 5, "one line for each secret, wherever it is needed"
+    assert "found    env:RACKPROOF_BMC_PASSWORD       nodes.node1.bmc.password and 3 more" in out.splitlines()
+    assert main(["check", str(real(tmp_path))], {**ENV, "RACKPROOF_BMC_USER": ""}) == 1
     out += capsys.readouterr().out
-    assert "nodes.node4.bmc.user: the secret env:RACKPROOF_BMC_USER is empty" in out.splitlines()
+    assert "missing  env:RACKPROOF_BMC_USER           nodes.node1.bmc.user and 3 more" in out.splitlines()
+    assert "         the secret env:RACKPROOF_BMC_USER is empty" in out.splitlines()
+    assert main(["check", str(real(tmp_path))], {**ENV, "RACKPROOF_ROOT_PASSWORD": "canary"}) == 1
+    out += capsys.readouterr().out
+    assert (
+        "wrong    env:RACKPROOF_ROOT_PASSWORD      nodes.node1.root_password and 3 more" in out.splitlines()
+    )
     assert "canary" not in out
+
+
+def test_check_of_a_virtual_lab_misses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(LAB)], {}) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "what is missing, the virtual rack invents"
+    assert main(["check", str(LAB)], {"RACKPROOF_ROOT_PASSWORD": "canary"}) == 1
+    assert "canary" not in capsys.readouterr().out
 
 
 def test_check_of_a_wrong_lab_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

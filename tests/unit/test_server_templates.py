@@ -43,6 +43,9 @@ ActiveState=inactive
 UnitFileState=
 == applied
 dnsmasq:2222
+== boot-files
+grub
+snponly.efi
 == resolvers
 nameserver 192.0.2.53
 == requirements
@@ -147,8 +150,9 @@ def test_dnsmasq_names_every_address_of_the_lab(lab: Lab, facts: Facts) -> None:
 
 def test_no_boot_file_without_a_nodes_tag(lab: Lab, facts: Facts) -> None:
     boots = [line for line in settings(lab, facts, server_plan.DNSMASQ_CONF) if line.startswith("dhcp-boot=")]
-    assert len(boots) == 2 * len(lab.nodes)
-    assert all(re.match(r"dhcp-boot=tag:node\d,tag:(is_ipxe|is_uefi,tag:!is_ipxe),", line) for line in boots)
+    assert len(boots) == 3 * len(lab.nodes)
+    tags = r"dhcp-boot=tag:node\d,tag:(is_ipxe|is_(uefi|http),tag:!is_ipxe),"
+    assert all(re.match(tags, line) for line in boots)
     assert "dhcp-boot=tag:node1,tag:is_ipxe,http://10.10.1.1/boot/52:54:00:a1:01:21,,10.10.1.1" in boots
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyrage
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +197,28 @@ def test_no_secret_is_told_in_the_terminal_or_kept_in_the_history(tmp_path: Path
                         "-k", "test_proxmox_version", ATTIC_SECRET="127.10.1.")  # fmt: skip
     assert "ssh root@[secret]21:22" in result.stdout
     assert b"127.10.1." not in (tmp_path / "out" / "history.sqlite").read_bytes()
+
+
+def test_a_secret_of_another_kind_is_struck_out_as_well_and_so_is_what_opens_it(
+    tmp_path: Path, lab: Path
+) -> None:
+    identity, credentials = pyrage.x25519.Identity.generate(), tmp_path / "credentials"
+    credentials.mkdir(0o700)
+    (credentials / "bmc").write_text("127.10.1.\n")
+    (credentials / "bmc").chmod(0o400)
+    (tmp_path / "secrets.age").write_bytes(pyrage.encrypt(b"ROOT=proxmox_version\n", [identity.to_public()]))
+    lab.write_text(LAB.replace("password: env:ATTIC_SECRET}", "password: systemd-cred:bmc}").replace(
+        "root_password: env:ATTIC_SECRET", "root_password: age:secrets.age#ROOT"))  # fmt: skip
+    result = run_pytest(tmp_path, "-m", "provision", "--lab", str(lab), "--wipe", "attic", "-vv", "-k", "test_proxmox_version",
+                        RACKPROOF_AGE_IDENTITY=str(identity), CREDENTIALS_DIRECTORY=str(credentials))  # fmt: skip
+    assert (
+        f"the secret age:{tmp_path}/secrets.age#ROOT stood in junit.xml; it was struck out there"
+        in result.stdout
+    )
+    assert "ssh root@[secret]21:22" in result.stdout and str(identity) not in result.stdout + result.stderr
+    saved = [path for path in (tmp_path / "out" / "latest").resolve().rglob("*") if path.is_file()]
+    words = (b"proxmox_version", b"127.10.1.", str(identity).encode())
+    assert not [path.name for path in saved if any(word in path.read_bytes() for word in words)]
 
 
 def test_plain_pytest_collects_only_the_projects_own_tests(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_an_interruption_ends_the_waits_and_every_action(nested: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         together(NODES, outer if nested else act)
     assert sorted(ended) == [1, 2, 3]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50  # and not the whole deadline
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -11,14 +11,15 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from passlib.hash import sha512_crypt
 
 from provision import inventory
 from provision.boot_service.messages import Grant
 from provision.certificate import Certificate
 from provision.handed import handed
 from provision.inventory import Lab, Node, Secret
+from provision.password_hash import crypt
 from provision.permit import Permit
+from virtual_lab import autoinstall as played
 from virtual_lab.ipxe import _commands
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +32,8 @@ CLOSED = {"identity": {"realname", "username", "hostname", "password", "groups"}
           "keyboard": {"layout", "variant", "toggle"}}  # fmt: skip
 TYPES = {
     "version": int, "locale": str, "keyboard": dict, "timezone": str, "identity": dict, "ssh": dict,
-    "storage": dict, "network": dict, "user-data": dict, "late-commands": list, "error-commands": list,
-    "reporting": dict, "shutdown": str,
+    "early-commands": list, "storage": dict, "packages": list, "apt": dict, "network": dict, "user-data": dict,
+    "late-commands": list, "error-commands": list, "reporting": dict, "shutdown": str,
 }  # fmt: skip
 
 
@@ -88,9 +89,48 @@ def test_the_disk_is_the_one_of_the_lab_file(lab: Lab) -> None:
         ({}, {"serial": "*RPVDISK0000002*"}),
         ({"serial": None, "model": "SAMSUNG MZ7*"}, {"model": "SAMSUNG MZ7*"}),
         ({"serial": None, "device": "sda"}, {"path": "/dev/sda"}),
+        ({"serial": None, "wwn": "0x5002538*"}, {"path": "/dev/disk-with-the-wwn"}),
     ]:
         config = autoinstall(texts_for(lab, disk=disk.model_copy(update=fields))["answer"])
         assert config["storage"] == {"layout": {"name": "direct", "match": match}}
+
+
+def test_a_logical_volume_takes_the_whole_disk(lab: Lab) -> None:
+    config = autoinstall(texts_for(lab, storage_layout="lvm")["answer"])
+    match = {"serial": "*RPVDISK0000002*"}
+    assert config["storage"] == {"layout": {"name": "lvm", "sizing-policy": "all", "match": match}}
+
+
+def test_packages_are_the_installers_work(lab: Lab) -> None:
+    assert autoinstall(texts_for(lab, packages=("htop",))["answer"])["packages"] == ["htop"]
+
+
+def test_nothing_of_it_is_what_a_stricter_installer_refuses(lab: Lab) -> None:
+    played.check(autoinstall(texts_for(lab, storage_layout="lvm", packages=("htop",))["answer"]))
+
+
+LINKS = {"wwn-0x5002538e1": "sda", "wwn-0x5002538e1-part1": "sda1", "wwn-0x50014ee2": "sdb",
+         "ata-DISK_0x5002538e1": "sda", "nvme-eui.0025385": "nvme0n1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wwn", "found"),
+    [("0x5002538*", "sda"), ("eui.0025385", "nvme0n1"), ("0x500*", None), ("0x5002538e2", None)],
+)
+def test_the_disk_with_a_wwn_is_found_before_the_disk_is_chosen(
+    lab: Lab, tmp_path: Path, wwn: str, found: str | None
+) -> None:
+    text = texts_for(lab, disk=lab.nodes["node2"].disk.model_copy(update={"serial": None, "wwn": wwn}))
+    [[_, _, script]] = autoinstall(text["answer"])["early-commands"]
+    config, folder = tmp_path / "autoinstall.yaml", tmp_path / "by-id"
+    config.write_text("path: /dev/disk-with-the-wwn\n")
+    folder.mkdir()
+    for name, disk in LINKS.items():
+        (folder / name).symlink_to(tmp_path / disk)
+    script = script.replace("/autoinstall.yaml", str(config)).replace("/dev/disk/by-id", str(folder))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert config.read_text() == f"path: {tmp_path / found if found else '/dev/disk-with-the-wwn'}\n"
+    assert (done.returncode == 0, "Failed to find one disk" in done.stderr) == (bool(found), not found)
 
 
 def test_the_networks_are_the_lab_files(lab: Lab) -> None:
@@ -114,7 +154,8 @@ def test_root_gets_in_by_keys_and_the_password_is_hashed(lab: Lab) -> None:
     text = texts_for(lab)["answer"]
     config = autoinstall(text)
     assert PASSWORD not in text
-    assert sha512_crypt.verify(PASSWORD, config["identity"]["password"])
+    hashed = config["identity"]["password"]
+    assert hashed.startswith("$y$") and crypt(PASSWORD, hashed) == hashed
     assert config["ssh"] == {"install-server": True, "allow-pw": False, "authorized-keys": [KEY]}
     assert config["user-data"]["ssh_authorized_keys"] == [KEY]
     assert config["user-data"]["disable_root"] is False
@@ -126,6 +167,7 @@ def test_the_installer_reports_to_its_own_path_and_fetches_first_boot_by_tls(lab
     assert config["reporting"]["rackproof"]["endpoint"] == "http://10.10.1.1/seed/report-token/reporting"
     [[*_, install]] = config["late-commands"]
     assert "https://10.10.1.1/first-boot/report-token" in install
+    assert "https://10.10.1.1/report/report-token" in install
     assert CERTIFICATE.pem in install
 
 

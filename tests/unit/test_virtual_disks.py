@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,24 @@ def test_device_names_are_those_that_the_systems_disk_leaves(lab: Lab, tmp_path:
     moved = lab.model_copy(update={"nodes": lab.nodes | {"node1": node.model_copy(update={"disk": disk})}})
     made = machine(moved, tmp_path)
     assert (made.drive.device, made.osd_drives[0].device) == ("sdb", "sda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "value"),
+    [
+        ({"serials": ("S1", "S2")}, "serial", "S1"),
+        ({"serial": "S[12]*"}, "serial", "S10"),
+        ({"udev": {"ID_WWN": "0x5?"}}, "wwn", "0x50"),
+        ({"devices": ("nvme0n1", "sdb")}, "device", "nvme0n1"),
+    ],
+)  # fmt: skip
+def test_the_systems_disk_is_what_the_lab_file_asks_for(
+    asked: dict[str, Any], field: str, value: str, lab: Lab, tmp_path: Path
+) -> None:
+    node = lab.nodes["node1"]
+    disk = node.disk.model_copy(update={"serial": None, **asked})
+    asking = lab.model_copy(update={"nodes": lab.nodes | {"node1": node.model_copy(update={"disk": disk})}})
+    assert getattr(machine(asking, tmp_path).drive, field) == value
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""The first boot's script on a node of the rack: it changes nothing twice, and tells of its own failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.lab.conftest import ROOT, Lab
+from tests.lab_fixtures import INSTANCE, raised
+
+SCRIPT = "/var/lib/proxmox-first-boot/proxmox-first-boot"
+
+
+def last_failure(lab: Lab, node: str) -> dict[str, Any]:
+    """The last failure that the boot service was told of a node."""
+    newest = lab.operator(f"/api/v1/nodes/{node}/events")
+    found: dict[str, Any] = next(event for event in newest if event["kind"] == "failed")
+    return found
+
+
+def again(lab: Lab, node: str, *changes: str) -> str:
+    """Run a node's first-boot script once more, changed by these sed scripts; what it said at last."""
+    edits = " ".join(f"-e '{change}'" for change in changes)
+    return lab.on(
+        node, f"sed {edits or '-n -e p'} {SCRIPT} >/root/again && bash /root/again 2>&1; echo rc $?"
+    )
+
+
+def everything(lab: Lab, node: str) -> str:
+    """The digest of every file that the first boot could have written."""
+    return lab.on(node, "find /etc /usr/local -type f -exec sha256sum {} + | sort")
+
+
+def test_a_second_run_changes_nothing(lab: Lab) -> None:
+    before = everything(lab, "node2")
+    said = again(lab, "node2")
+    assert said.endswith("rc 0"), said
+    assert everything(lab, "node2") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [("s|systemctl start chrony|systemctl start no-such-unit|", "clock: line "),
+     ("s|address 10.10.1.23/24|address 10.10.77.23/24|", "networks: line ")],
+    ids=["a part that fails", "networks that cut the server off"],
+)  # fmt: skip
+def test_a_failure_is_reported_with_its_place_and_log_and_nothing_is_cut_off(
+    lab: Lab, change: str, where: str
+) -> None:
+    before = everything(lab, "node3")
+    said = again(lab, "node3", "s/patience=60/patience=2/", change)
+    assert said.endswith("rc 1"), said
+    failure = last_failure(lab, "node3")
+    assert failure["text"].startswith(where)
+    assert "== networks" in failure["facts"]["log"]
+    assert everything(lab, "node3") == before
+    assert lab.on("node3", "ping -c 1 -W 2 10.10.1.1 >/dev/null && echo there") == "there"
+
+
+def test_a_run_ends_with_the_part_that_failed(tmp_path: Path) -> None:
+    asked = yaml.safe_load((ROOT / "labs/virtual.yaml").read_text())
+    for part in ("cluster", "ceph", "templates"):
+        del asked[part]
+    asked["nodes"] = {"node1": asked["nodes"]["node1"]}
+    asked["defaults"]["first_boot"] = {"sysctl": {"net.ipv4.tcp_mtu_probing": "many"}}
+    file = tmp_path / "one.yaml"
+    file.write_text(yaml.safe_dump(asked))
+    one = raised(tmp_path, f"{INSTANCE}-one", arguments=("--lab", str(file), "--until", "install"))
+    try:
+        result = one.provision()
+        assert result.returncode == 1, result.stdout
+        [error] = one.errors().values()
+    finally:
+        one.down()
+    assert "node1: first boot failed: sysctl: line " in error
+    assert "Invalid argument" in error

@@ -1,0 +1,70 @@
+"""A broken rack's report names the culprit on its first screen: what is read at eight in the morning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lxml import html  # type: ignore[import-untyped]  # its stubs are another package
+
+from tests.lab.conftest import Lab
+from tests.lab.planting import planted, run, settle
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """The verdict, and the boxes below it, each as one line of text, first ones first."""
+
+    verdict: str
+    boxes: Sequence[str]
+
+
+def first_screen(lab: Lab) -> FirstScreen:
+    page = html.parse(lab.report / "index.html").getroot()
+    boxes = page.xpath("//article[contains(@class, 'wrong')]")
+    return FirstScreen(_text(page.find(".//h1")), [_text(box) for box in boxes])
+
+
+def _text(element: html.HtmlElement) -> str:
+    return " ".join(element.text_content().split())
+
+
+def test_a_port_at_mtu_1500(lab: Lab) -> None:
+    fault = run("MTU 1500 on one port", "node2", "ip link set eno3 mtu 1500; ip link set vmbr1 mtu 9000",
+                "ip link set eno3 mtu 9000; ip link set vmbr1 mtu 9000")  # fmt: skip
+    with planted(lab, [fault]):
+        lab.verify("-k", "mtu or bmc")
+    screen = first_screen(lab)
+    assert screen.verdict.endswith("NOT PROVED")
+    assert screen.boxes[0].startswith("✗ node2 · install · mtu: mtu of port came up wrong")
+    assert "eno3 has MTU 1500, not 9000" in screen.boxes[0]
+    assert [box.split(" · ")[0] for box in screen.boxes] == ["✗ node2"] * 2
+
+
+def test_a_dead_bmc(lab: Lab) -> None:
+    lab.rack("exec", "--", "ip", "link", "set", "b-node3", "down")
+    try:
+        lab.verify("-k", "bmc")
+    finally:
+        lab.rack("exec", "--", "ip", "link", "set", "b-node3", "up")
+    screen = first_screen(lab)
+    (box,) = screen.boxes
+    assert box.startswith(
+        "✗ node3 · power · console-node3 (10.10.1.13), asked for its identity, gives no answer"
+    )
+    assert "lab trouble likely the BMC is off, unplugged or rebooting" in box
+    assert "in the way of 3 checks" in box
+
+
+def test_a_cut_corosync_link(lab: Lab) -> None:
+    lab.rack("cut", "node3", "storage")
+    try:
+        settle(lab, links=5)
+        lab.verify("-k", "corosync")
+    finally:
+        lab.rack("heal", "node3", "storage")
+        settle(lab)
+    (box,) = first_screen(lab).boxes
+    assert box.startswith("✗ node3 · cluster · corosync: link to peer (6 cases) came up wrong")
+    assert "link 1 (storage) to node" in box
+    assert "is disconnected" in box
