@@ -141,9 +141,8 @@ def medium(system: str) -> Medium:
 def parts(lab: Lab, facts: Facts, certificate: Certificate) -> tuple[Part, ...]:
     """All parts; their units do not need one another to start."""
     return (
-        _nat(lab, facts), _clock(lab), _boot_service(lab), _hands(lab, certificate),
-        _nginx(lab, certificate), _dnsmasq(lab, facts),
-        *([_exporter(lab)] if lab.server.node_exporter else []),
+        _nat(lab, facts), _clock(lab), *([_exporter(lab)] if lab.server.node_exporter else []),
+        _boot_service(lab), _hands(lab, certificate), _nginx(lab, certificate), _dnsmasq(lab, facts),
     )  # fmt: skip
 
 
@@ -156,8 +155,8 @@ def paths() -> tuple[str, ...]:
 
 
 UNIT_NAMES = (
-    "rackproof-nftables", "chrony", "rackproof-boot-service", "rackproof-hands", "nginx", "dnsmasq",
-    "prometheus-node-exporter",
+    "rackproof-nftables", "chrony", "prometheus-node-exporter", "rackproof-boot-service", "rackproof-hands",
+    "nginx", "dnsmasq",
 )  # fmt: skip
 
 
