@@ -8,6 +8,7 @@ from testinfra.host import Host
 from provision.certificate import KEY, SHOW, Certificate
 from provision.inventory import Lab
 from provision.journal import Evidence
+from provision.server_plan import EXPORTER_PORT
 
 pytestmark = pytest.mark.step("server")
 
@@ -68,3 +69,25 @@ def test_masquerades(server_host: Host, lab: Lab) -> None:
     rules = server_host.check_output("nft list table inet rackproof")
     masquerades = [line for line in rules.splitlines() if "masquerade" in line]
     assert any(f'"{lab.server.wan}"' in line for line in masquerades), rules
+
+
+@pytest.mark.firewall
+def test_lets_in_from_outside_only_what_is_asked(server_host: Host, lab: Lab) -> None:
+    """What comes in by the WAN interface goes through these doors, and all else is dropped."""
+    assert lab.server.firewall is not None
+    rules = [line.strip() for line in server_host.check_output("nft list table inet rackproof").splitlines()]
+    assert f'iifname "{lab.server.wan}" jump from_wan' in rules
+    doors = rules[rules.index("chain from_wan {") + 1 : rules.index("drop") + 1]
+    own = ("ct state", "icmpv6 type", "udp sport")
+    asked = [f"{rule} accept" for rule in lab.server.firewall.rules]
+    assert [door for door in doors if not door.startswith(own)] == [*asked, "drop"]
+
+
+@pytest.mark.node_exporter
+def test_node_exporter_answers(server_host: Host, lab: Lab) -> None:
+    """Prometheus finds the server's figures on the management address, and nowhere else."""
+    url = f"http://{lab.server.address}:{EXPORTER_PORT}/metrics"
+    assert "\nnode_load1 " in server_host.check_output(f"curl -fsS --max-time 5 {url}")
+    listening = server_host.check_output(f"ss -Hlnt 'sport = :{EXPORTER_PORT}'").split()
+    assert listening[3] == f"{lab.server.address}:{EXPORTER_PORT}"
+    assert len(listening) == 5

@@ -86,7 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}
     absent = {
         "proxmox": True not in systems, "ubuntu": False not in systems,
-        "wan": lab.server.wan is None, "cluster": lab.cluster is None,
+        "wan": lab.server.wan is None, "firewall": lab.server.firewall is None,
+        "node_exporter": not lab.server.node_exporter, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,
     }  # fmt: skip

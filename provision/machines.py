@@ -121,4 +121,5 @@ def server_target(lab: Lab) -> Target:
 
 def node_target(lab: Lab, node: Node, host_keys: tuple[str, ...] | None) -> Target:
     """A node on its management address, as root."""
-    return Target(node.name, str(node.management), PORT, "root", host_keys, lab.server.identity)
+    key = lab.server.key or lab.server.identity
+    return Target(node.name, str(node.management), PORT, "root", host_keys, key)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from provision import machines, secrets
+from provision import automation_key, machines, secrets
 from provision.inventory import Lab
 from provision.remote import Remote
-from provision.server_diff import diffs, summary
+from provision.server_diff import apts_own, diffs, summary
 from provision.server_survey import changes, survey
 from provision.session import Session
 
@@ -17,7 +17,9 @@ SAME, DIFFERENT = 0, 6
 
 def plan(session: Session, say: Callable[[str], None] = print) -> int:
     """Say what this session would do; raises LabError when the server cannot be read."""
-    lab = session.standing_lab()
+    lab = automation_key.given(session.standing_lab(), make=False)
+    if lab.server.key and not lab.server.key.exists():
+        say(f"on this machine: ssh-keygen makes {lab.server.key}, by which the nodes will be logged in to")
     known = secrets.revealed(lab)
     outcome = SAME
     for step in session.steps:
@@ -41,6 +43,8 @@ def _server(lab: Lab, server: Remote, say: Callable[[str], None]) -> int:
     say(f"step server: {len(wanted)} to change, {len(same)} as they should be, on {found.facts.system}")
     for name in wanted:
         say(f"  change  {name}: {done[name]}")
+        for line in apts_own(server, found) if name == "packages" else ():
+            say(f"          {line}")
     for name in unknown:
         say(f"  perhaps {name}: {done[name]}, if it is new to it; it does not answer now")
     for name in same:

@@ -3,6 +3,10 @@
 Read, compare, act: one command reads what the server holds, and only parts that differ are touched. Their
 files are staged and tested by the programs that will read them before anything is replaced; when a service
 does not start with the new files, the old ones are put back and it runs as before.
+
+pyinfra's API was looked at and is not used. It runs under gevent over connections of its own, beside this
+process's threads and its one verified connection; and each of its operations takes effect by itself, where
+here nothing is replaced before all is tested, and all goes back when one service does not start.
 """
 
 from __future__ import annotations
@@ -68,13 +72,29 @@ for path; do
 done
 """
 PIP = """set -eu
-to=$1; cat >"$to.txt"; rm -rf "$to.new"
-python3 -m pip install --quiet --no-input --disable-pip-version-check --require-hashes --only-binary :all: \
-  --target "$to.new" -r "$to.txt"
+to=$1; mkdir -p "${to%/*}"; cat >"$to.txt"; rm -rf "$to.new"
+python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-compile \
+  --require-hashes --only-binary :all: --target "$to.new" -r "$to.txt"
+# on all processors, which pip does not; a file that is no Python of today compiles for nobody
+python3 -m compileall -q -j 0 -s "$to.new" -p "$to" "$to.new" >/dev/null || true
 echo "$2" >"$to.new/.requirements.sha256"; rm -rf "$to.old"; [ ! -e "$to" ] || mv -T "$to" "$to.old"
 mv -T "$to.new" "$to"; rm -rf "$to.old" "$to.txt"
 """
-APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=60"
+# Debian starts what it installs: a web server on every address, a DNS server beside systemd-resolved. Until
+# our files are there nothing is to start; what says so says it only while this shell lives.
+INSTALL = """set -eu
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+policy=/usr/sbin/policy-rc.d; site=/etc/nginx/sites-enabled/default; [ ! -e /usr/sbin/nginx ] || site=
+if [ ! -e $policy ] || grep -q rackproof $policy; then
+  trap 'rm -f $policy' EXIT; trap 'exit 1' HUP INT TERM
+  printf '#!/bin/sh\\n# by rackproof\\nif kill -0 %s 2>/dev/null; then exit 101; fi\\n' $$ >$policy
+  chmod 755 $policy
+fi
+apt() { apt-get -q -y -o DPkg::Lock::Timeout=60 -o DPkg::Options::=--force-confold "$@"; }
+dpkg --configure -a
+apt update; apt install --no-install-recommends "$@"
+[ -z "$site" ] || rm -f $site
+"""
 ADD_USER = (
     "useradd --system --user-group --no-create-home --home-dir /var/lib/rackproof-boot"
     " --shell /usr/sbin/nologin rackproof"
@@ -146,8 +166,7 @@ def put(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> No
 def _prepare(server: Remote, found: Survey, timeout: float) -> None:
     """What the parts stand on, apart from the certificate."""
     if found.packages:
-        install = f"{APT} update && {APT} install --no-install-recommends {shlex.join(found.packages)}"
-        server.check(install, timeout=timeout)
+        server.check(script(INSTALL, *found.packages), timeout=timeout)
     if not found.facts.user:
         server.check(ADD_USER)
     if found.lacks_libraries:
@@ -264,7 +283,7 @@ def _read_back(lab: Lab, server: Remote, shown: Certificate, known: Facts | None
         "system": facts.system,
         "address": str(address),
         "versions": dict(facts.versions),
-        "services": {name: unit.active for name, unit in facts.units.items()},
+        "services": {name: unit.active for name, unit in facts.units.items() if unit.enabled},
         "listening": list(facts.listening),
         "certificate": shown.facts,
         "media": server_media.sizes(lab),

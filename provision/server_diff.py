@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 
 from provision.certificate import CERTIFICATE, KEY
@@ -15,12 +16,13 @@ from provision.server_survey import Survey
 from provision.server_told import ACCOUNTS, NODES
 
 NOTHING = "/dev/null"
+UNCACHED = "-o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
 
 
 def summary(lab: Lab, found: Survey) -> dict[str, str]:
     """What is done for each thing that the step may change, by its name."""
     said = {
-        "packages": f"apt-get install {' '.join(found.packages)}",
+        "packages": f"apt-get install {' '.join(found.packages)}{_site(found)}",
         "user rackproof": "useradd --system",
         "Python packages": f"pip install {_requirements()} packages into {PACKAGES}, by their hashes",
         "certificate": f"openssl makes {KEY} and {CERTIFICATE}",
@@ -29,6 +31,18 @@ def summary(lab: Lab, found: Survey) -> dict[str, str]:
     }
     media = {f"media {name}": _deliveries(due) for name, due in found.media.items()}
     return said | media | {part.name: _doing(part, found.facts) for part in found.parts}
+
+
+def apts_own(server: Remote, found: Survey) -> Iterator[str]:
+    """What else apt would install for these packages, and remove; nothing where it cannot say."""
+    if found.packages:
+        # Without the caches, which it would write.
+        asked = f"apt-get -s -q {UNCACHED} install --no-install-recommends {shlex.join(found.packages)}"
+        said = [line.split() for line in server.run(f"LC_ALL=C {asked}").stdout.splitlines()]
+        for verb, word in (("Inst", "with it"), ("Remv", "remove")):
+            names = [words[1] for words in said if words[:1] == [verb] and words[1] not in found.packages]
+            if names:
+                yield f"{word}: {' '.join(sorted(names))}"
 
 
 def diffs(server: Remote, found: Survey) -> Iterator[str]:
@@ -52,6 +66,11 @@ def _doing(part: Part, facts: Facts) -> str:
     commands += [f"systemctl restart {part.unit}"]
     commands += [f"systemctl enable {part.unit}"] if unit.enabled != "enabled" else []
     return ", ".join(commands)
+
+
+def _site(found: Survey) -> str:
+    """The site that answers on every address comes and goes with the package."""
+    return ", rm /etc/nginx/sites-enabled/default" if "nginx-light" in found.packages else ""
 
 
 def _deliveries(due: Iterable[Delivery]) -> str:

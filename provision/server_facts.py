@@ -26,6 +26,7 @@ NEEDED = {
     "openssl": "/usr/bin/openssl",
     "bind9-dnsutils": "/usr/bin/dig",
     "python3-pip": "/usr/lib/python3/dist-packages/pip",
+    "prometheus-node-exporter": "/usr/bin/prometheus-node-exporter",
 }
 PROGRAMS = (
     "dnsmasq-base", "nginx", "nftables", "chrony", "ipxe", "shim-signed", "grub-efi-amd64-signed", "python3",
@@ -49,6 +50,8 @@ section addresses; ip -o -4 address
 section listening; ss -Hlntu
 section versions; dpkg-query -W -f '${Package} ${Version}\\n' $programs 2>/dev/null
 section user; id -u rackproof 2>/dev/null
+section came; [ -z "$SSH_CONNECTION" ] || { set -- $SSH_CONNECTION
+  echo "$(ip -o route get "$1" | sed 's/.* dev \\([^ ]*\\).*/\\1/') $4"; }
 section root; id -u
 section system; . /etc/os-release; echo "$PRETTY_NAME"
 exit 0
@@ -79,7 +82,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the server holds and runs. `listening` has lines such as "udp 10.10.1.1:53"."""
+    """What the server holds and runs. `listening` has lines such as "udp 10.10.1.1:53".
+
+    `came` is the interface and the port by which this session came in; None: it is on the machine itself.
+    """
 
     root: bool
     system: str
@@ -97,6 +103,7 @@ class Facts:
     listening: tuple[str, ...]
     versions: Mapping[str, str]
     user: bool
+    came: tuple[str, int] | None = None
 
 
 def gather(
@@ -129,7 +136,14 @@ def parse(text: str) -> Facts:
         listening=tuple(sorted({_listener(line) for line in said["listening"]})),
         versions=dict(line.split(" ", 1) for line in said["versions"]),
         user=bool(said["user"]),
+        came=_came(said["came"]),
     )
+
+
+def _came(lines: list[str]) -> tuple[str, int] | None:
+    """None also when the way back to where it came from is not known."""
+    words = " ".join(lines).split()
+    return (words[0], int(words[1])) if len(words) == 2 else None
 
 
 def _sections(text: str) -> dict[str, list[str]]:

@@ -45,6 +45,7 @@ BOOT_SERVICE_OPTIONS = (
 """How the unit starts the boot service, beside --dhcp-journal."""
 
 DNSMASQ_CONF = "/etc/dnsmasq.d/rackproof.conf"
+DNSMASQ_UNIT = "/etc/systemd/system/dnsmasq.service.d/rackproof.conf"
 BOOT_FILES_CONF = "/etc/tmpfiles.d/rackproof-boot-files.conf"
 GRUB_CONF = f"{TFTP_ROOT}/grub/grub.cfg"
 """Where the signed GRUB of Debian and Ubuntu looks for its configuration, by TFTP as by HTTP."""
@@ -54,6 +55,8 @@ SYSCTL_FILE = "/etc/sysctl.d/60-rackproof.conf"
 CHRONY_CONF = "/etc/chrony/conf.d/rackproof.conf"
 HANDS_CONFIG = "/etc/rackproof/hands.json"
 UNITS = "/etc/systemd/system"
+EXPORTER_UNIT = f"{UNITS}/prometheus-node-exporter.service.d/rackproof.conf"
+EXPORTER_PORT = 9100
 PROGRAMS = ("provision.boot_service.__main__", "provision.boot_service.hands")
 """The modules that units start, and which the server gets with all that they import."""
 
@@ -138,20 +141,22 @@ def medium(system: str) -> Medium:
 def parts(lab: Lab, facts: Facts, certificate: Certificate) -> tuple[Part, ...]:
     """All parts; their units do not need one another to start."""
     return (
-        _nat(lab, facts), _clock(lab), _boot_service(lab), _hands(lab, certificate),
-        _nginx(lab, certificate), _dnsmasq(lab, facts),
+        _nat(lab, facts), _clock(lab), *([_exporter(lab)] if lab.server.node_exporter else []),
+        _boot_service(lab), _hands(lab, certificate), _nginx(lab, certificate), _dnsmasq(lab, facts),
     )  # fmt: skip
 
 
 def paths() -> tuple[str, ...]:
     """Every file that any lab's parts have."""
     units = [f"{UNITS}/{unit}.service" for unit in UNIT_NAMES if unit.startswith("rackproof-")]
-    files = [DNSMASQ_CONF, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF, HANDS_CONFIG]
-    return (*files, BOOT_FILES_CONF, GRUB_CONF, *units, *source_files())
+    files = [DNSMASQ_CONF, DNSMASQ_UNIT, OPTIONS_FILE, NGINX_CONF, NFT_FILE, SYSCTL_FILE, CHRONY_CONF]
+    files += [HANDS_CONFIG, EXPORTER_UNIT, BOOT_FILES_CONF, GRUB_CONF]
+    return (*files, *units, *source_files())
 
 
 UNIT_NAMES = (
-    "rackproof-nftables", "chrony", "rackproof-boot-service", "rackproof-hands", "nginx", "dnsmasq",
+    "rackproof-nftables", "chrony", "prometheus-node-exporter", "rackproof-boot-service", "rackproof-hands",
+    "nginx", "dnsmasq",
 )  # fmt: skip
 
 
@@ -231,10 +236,12 @@ def _dnsmasq(lab: Lab, facts: Facts) -> Part:
     )  # fmt: skip
     links = _rendered(BOOT_FILES_CONF, "boot-files.conf.j2", lab=lab, tftp_root=TFTP_ROOT,
                       sources=boot_chains.SOURCES, wanted=boot_files(lab))  # fmt: skip
+    unit = _rendered(DNSMASQ_UNIT, "dnsmasq-unit.conf.j2")
+    grub = _rendered(GRUB_CONF, "chain.grub.j2", address=address)
     return Part(
         name="dnsmasq",
         unit="dnsmasq",
-        files=(config, options(lab, {}), links, _rendered(GRUB_CONF, "chain.grub.j2", address=address)),
+        files=(config, unit, options(lab, {}), links, grub),
         test=f"dnsmasq --test -C {STAGED}{DNSMASQ_CONF}",
         prepare=f"systemd-tmpfiles --remove --create {BOOT_FILES_CONF}",
         in_force=set(boot_files(lab)) <= set(facts.boot_files),
@@ -261,7 +268,8 @@ def _nginx(lab: Lab, certificate: Certificate) -> Part:
 def _nat(lab: Lab, facts: Facts) -> Part:
     wan, unit = lab.server.wan, "rackproof-nftables"
     networks = [network.cidr for network in lab.networks.values()]
-    values: dict[str, Any] = {"lab": lab, "wan": wan, "networks": networks, "address": lab.server.address}
+    values: dict[str, Any] = {"lab": lab, "wan": wan, "networks": networks, "address": lab.server.address,
+                              "firewall": lab.server.firewall}  # fmt: skip
     files = (
         _rendered(NFT_FILE, "nftables.nft.j2", **values),
         _rendered(SYSCTL_FILE, "sysctl.conf.j2", **values),
@@ -286,6 +294,18 @@ def _clock(lab: Lab) -> Part:
         unit="chrony",
         files=(config,),
         test=f"chronyd -p -f {STAGED}{CHRONY_CONF}",
+    )
+
+
+def _exporter(lab: Lab) -> Part:
+    unit = _rendered(
+        EXPORTER_UNIT, "node-exporter-unit.conf.j2", address=lab.server.address, port=EXPORTER_PORT
+    )
+    return Part(
+        name="node exporter",
+        unit="prometheus-node-exporter",
+        files=(unit,),
+        test="prometheus-node-exporter --version",
     )
 
 

@@ -14,6 +14,8 @@ from provision.server_facts import Facts, gather
 from provision.server_media import Delivery
 from provision.server_plan import UNIT_NAMES, Part, boot_files, parts, paths, requirements_digest
 
+PIP, EXPORTER = "python3-pip", "prometheus-node-exporter"
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -29,8 +31,10 @@ class Survey:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The Debian packages to be installed; pip is needed only where it has something to do."""
-        return tuple(name for name in self.facts.missing if name != "python3-pip" or self.lacks_libraries)
+        """The Debian packages to be installed: pip and the exporter only where they have something to do."""
+        at_work = {part.unit for part in self.parts} | ({PIP} if self.lacks_libraries else set())
+        idle = {PIP, EXPORTER} - at_work
+        return tuple(name for name in self.facts.missing if name not in idle)
 
     @property
     def lacks_libraries(self) -> bool:
@@ -82,7 +86,16 @@ def _can_serve(lab: Lab, server: Remote, facts: Facts) -> None:
     if str(lab.server.address) not in facts.addresses:
         message = f"it does not have the lab's server address {lab.server.address}"
         raise LabError(message, node=server.name, last_seen=f"its addresses are {', '.join(facts.addresses)}")
+    _stays_reachable(lab, server, facts)
     missing = [link for link in (lab.server.lan, lab.server.wan) if link and link not in facts.links]
     if missing:
         message = f"it has no network interface {' or '.join(missing)}, which the lab file names"
         raise LabError(message, node=server.name, last_seen=f"its interfaces are {', '.join(facts.links)}")
+
+
+def _stays_reachable(lab: Lab, server: Remote, facts: Facts) -> None:
+    """The firewall would cut off whoever puts it there by the interface that it guards."""
+    firewall, came = lab.server.firewall, facts.came
+    if firewall and came and came[0] == lab.server.wan and not firewall.lets_in(came[1]):
+        message = f"this session comes in by {came[0]}, and server.firewall does not let in tcp/{came[1]}"
+        raise LabError(message, node=server.name, likely=f"add tcp/{came[1]} to server.firewall.allow")

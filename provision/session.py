@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from provision import hold, inventory, remote, secrets, spans, state
+from provision import automation_key, hold, inventory, remote, secrets, spans, state
 from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
 from provision.run import STEPS, Run
 
@@ -150,7 +150,7 @@ class Session:
 
     def reach_lab(self, run: Run) -> Lab:
         """The lab to act on or to verify: a virtual one is raised when acting, and entered."""
-        lab = self._reached(run)
+        lab = automation_key.given(self._reached(run), make=bool(run.acting))
         run.secrets |= secrets.revealed(lab)
         return lab
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +15,11 @@ from pathlib import Path
 from provision.errors import LabError
 from virtual_lab import pve
 from virtual_lab.places import MARKER
-from virtual_lab.recipes import HOLD, LIBRARY, Recipe
+from virtual_lab.recipes import HOLD, Recipe
 
 Say = Callable[[str], None]
 
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
-_PYTHON = "3.13"
 _RECORD = "images.json"
 
 
@@ -110,11 +107,6 @@ def _build(recipe: Recipe, images: Path, say: Say, env: Mapping[str, str]) -> No
         f"{len(recipe.packages)} packages and what they need")  # fmt: skip
     _debootstrap(recipe, partial, images / f"{recipe.folder}.log", env)
     finish(recipe, partial)
-    if recipe.requirements:
-        say(f"building the {recipe.name} image: Python packages of the boot service")
-        _install_python_packages(recipe, partial / LIBRARY)
-        # As pip does on a real server, where it runs under the Python that will use them.
-        _in(partial, "python3", "-m", "compileall", "-q", f"/{LIBRARY}")
     partial.rename(images / recipe.folder)
     (images / f"{recipe.folder}.log").unlink()
     say(f"built the {recipe.name} image")
@@ -176,26 +168,6 @@ def _in(root: Path, *command: str) -> None:
     done = subprocess.run(["chroot", str(root), *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"an image could not be finished: {' '.join(command)}: {done.stderr.strip()}")
-
-
-def _install_python_packages(recipe: Recipe, target: Path) -> None:
-    target.mkdir(parents=True)
-    listed = target / ".requirements.txt"
-    listed.write_text(recipe.requirements)
-    platforms = [f"--platform={tag}_{recipe.architecture}" for tag in ("manylinux_2_28", "manylinux2014")]
-    command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target),
-        "--python-version", _PYTHON, *platforms, "--only-binary=:all:", "--no-deps", "--no-compile",
-        "--require-hashes", "-r", str(listed),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LabError(
-            "the Python packages of the boot service could not be fetched", last_seen=done.stderr[-800:]
-        )
-    listed.unlink()
-    digest = hashlib.sha256(recipe.requirements.encode()).hexdigest()
-    (target / ".requirements.sha256").write_text(digest + "\n")
 
 
 def remove_unused(name: str, images: Path) -> None:

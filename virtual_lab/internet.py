@@ -1,4 +1,4 @@
-"""A web server beyond the rack's own one: it hands out the cloud image under the names that a lab gives."""
+"""A web server beyond the rack's own one: the packages of the mirror, and a lab's cloud image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from virtual_lab import kernel
@@ -19,6 +19,8 @@ from virtual_lab.plan import INTERNET, WAN
 
 _RECORD = "internet.json"
 _PORT = 80
+DEBIAN, SIMPLE = "debian", "simple"
+"""The folders of the package mirror, at the top: a flat Debian repository, and an index of wheels."""
 
 
 def address_of(url: str) -> str:
@@ -26,14 +28,10 @@ def address_of(url: str) -> str:
     return f"http://{INTERNET.ip}/{_name(url)}"
 
 
-def offer(rack: Path, urls: Iterable[str], image: Path) -> None:
-    """Keep, in a rack's folder, that what `urls` name is to be had, and is the file `image`."""
-    (rack / _RECORD).write_text(json.dumps({_name(url): str(image) for url in urls}))
-
-
-def is_offered(rack: Path) -> bool:
-    """Whether a rack has anything to hand out."""
-    return (rack / _RECORD).exists()
+def offer(rack: Path, mirror: Path, urls: Iterable[str] = (), image: Path | None = None) -> None:
+    """Keep, in a rack's folder, what is to be had: the files of `mirror`, and `image` as what `urls` name."""
+    files = {_name(url): str(image) for url in urls}
+    (rack / _RECORD).write_text(json.dumps({"mirror": str(mirror), "files": files}))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -59,15 +57,19 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def file(self, target: str) -> Path | None:
-        """The file behind a request's path, or None."""
-        listed: dict[str, str] = json.loads(self._record.read_text())
-        found = listed.get(unquote(urlsplit(target).path).removeprefix("/"))
-        return Path(found) if found else None
+        """The file behind a request's path, or None; of a folder that ends with a slash, its page."""
+        path = unquote(urlsplit(target).path).removeprefix("/")
+        listed: dict[str, Any] = json.loads(self._record.read_text())
+        if path in listed["files"]:
+            return Path(listed["files"][path])
+        mirror = Path(listed["mirror"]).resolve()
+        found = (mirror / path / "index.html" if path.endswith("/") else mirror / path).resolve()
+        return found if found.is_relative_to(mirror) and found.is_file() else None
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
-    server_version, sys_version = "rackproof", ""
+    server_version, sys_version, protocol_version = "rackproof", "", "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -82,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with path.open("rb") as file:
             self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "application/octet-stream")
+            kind = "text/html" if path.suffix == ".html" else "application/octet-stream"
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(path.stat().st_size))
             self.end_headers()
             if with_body:

@@ -25,6 +25,7 @@ from virtual_lab import (
     kernel,
     keys,
     media,
+    mirror,
     network,
     recipes,
     ubuntu_media,
@@ -41,7 +42,7 @@ READY = Patience(60, first=0.02, most=0.2)
 
 _ROOT = Path(__file__).parent.parent
 _PASSED_ON = ("PATH", "LANG", "TZ")
-_CLOUD = "cloud"
+_CLOUD, _MIRROR = "cloud", "mirror"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +94,26 @@ def standing(lab: Lab, instance: str | None = None) -> Rack:
 
 
 def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
-    """The image layers, topmost first, of the nodes and of the server, and what templates are made of."""
+    """The image layers, topmost first, of nodes and server; the mirror, what templates are made of."""
 
     def ready(recipe: recipes.Recipe) -> Path:
         return images.ready(recipe, places.images, say, marker=places.mark)
 
-    wanted = [recipes.node(), recipes.server(), *(recipes.ubuntu() for _ in _ubuntus(lab)[:1])]
+    def node() -> tuple[Path, ...]:
+        image = ready(recipes.node())
+        return images.pve_layer(image), image
+
+    def server() -> tuple[Path, Path]:
+        image = ready(recipes.server())
+        return image, mirror.ready(image, say, marker=places.mark)
+
     with ThreadPoolExecutor(2) as pool:
-        node, server, *ubuntu = pool.map(ready, wanted)
-    stack = {"node": (images.pve_layer(node), node), "server": (server,)}
-    if ubuntu:
-        stack["ubuntu"] = tuple(ubuntu)
+        nodes, servers = pool.submit(node), pool.submit(server)
+        ubuntus = [pool.submit(ready, recipes.ubuntu()) for _ in _ubuntus(lab)[:1]]
+        image, packages = servers.result()
+        stack = {"node": nodes.result(), "server": (image,), _MIRROR: (packages,)}
+        if ubuntus:
+            stack["ubuntu"] = (ubuntus[0].result(),)
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
@@ -155,9 +165,9 @@ def _build(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...
 
 
 def _offer_images(places: Places, stack: Mapping[str, tuple[Path, ...]], lab: Lab) -> None:
-    if lab.templates:
-        urls = [template.image.url for template in lab.templates.values()]
-        internet.offer(places.rack, urls, stack[_CLOUD][0] / guest_image.IMAGE)
+    urls = [template.image.url for template in lab.templates.values()]
+    image = stack[_CLOUD][0] / guest_image.IMAGE if urls else None
+    internet.offer(places.rack, stack[_MIRROR][0], urls, image)
 
 
 def _make_keys(places: Places, wanted: RackPlan, lab: Lab) -> None:

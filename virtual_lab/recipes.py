@@ -7,14 +7,18 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from virtual_lab import pve
+from virtual_lab.internet import DEBIAN, SIMPLE
+from virtual_lab.plan import INTERNET
 
 SUITE = "trixie"
-LIBRARY = "opt/rackproof/lib"
-REQUIREMENTS = Path(__file__).parent.parent / "provision/boot_service/requirements.txt"
 
+# What Debian's installer leaves of its required and standard packages, as far as a rack has a use for it.
+_BARE = (
+    "systemd", "systemd-sysv", "dbus", "udev", "iproute2", "iputils-ping", "procps", "ca-certificates",
+    "openssh-server", "ifupdown2", "python3", "bind9-dnsutils",
+)  # fmt: skip
 _COMMON = (
     "systemd", "systemd-sysv", "dbus", "udev", "iproute2", "iputils-ping", "procps", "ca-certificates",
     "openssh-server", "ifupdown2", "nftables", "chrony", "python3", "openssl", "curl", "jq", "kmod",
@@ -23,9 +27,6 @@ _COMMON = (
 _NODE = ("corosync", "bridge-utils", "fuse3", "prometheus-node-exporter")
 _UBUNTU = ("cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "sudo", "locales")
 _NOT_UBUNTUS = ("ifupdown2", "chrony")
-_SERVER = (
-    "dnsmasq", "nginx-light", "ipxe", "shim-signed", "grub-efi-amd64-signed", "bind9-dnsutils",
-)  # fmt: skip
 
 # A machine may set its own NICs, and its own network's settings, but nothing that all machines share:
 # /sys and /proc/sys are read-only otherwise, and the clock is the host's (chronyd -x).
@@ -119,7 +120,7 @@ _HELD = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An image: Debian packages, files by path, what becomes of units, Python packages by a hashed list.
+    """An image: Debian packages, files by path, what becomes of units.
 
     `replaced` holds, by path, a text in a package's file and what stands there instead. The files `held` lie
     below HOLD, not in their places.
@@ -136,7 +137,6 @@ class Recipe:
     masked: tuple[str, ...] = _UNWANTED
     suite: str = SUITE
     architecture: str = field(default_factory=platform.machine)
-    requirements: str = ""
 
     @property
     def digest(self) -> str:
@@ -169,6 +169,9 @@ _IFUPDOWN2_BROADCAST = {
         "packet.add_attribute(Address.IFA_BROADCAST, ipaddress.IPv4Address(broadcast))",
     )
 }
+# The mirror on the played internet is the only one that a server of the rack can reach.
+_SOURCES = f"deb [trusted=yes] http://{INTERNET.ip}/{DEBIAN} ./\n"
+_PIP_CONF = f"[global]\nindex-url = http://{INTERNET.ip}/{SIMPLE}/\ntrusted-host = {INTERNET.ip}\n"
 # Keys and identities belong to a machine, never to an image.
 _REMOVED = ("etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "etc/resolv.conf")
 
@@ -210,16 +213,14 @@ def ubuntu() -> Recipe:
     )
 
 
-def server(requirements: Path = REQUIREMENTS) -> Recipe:
-    """The provisioning server's system: everything there, nothing configured, nothing running."""
+def server() -> Recipe:
+    """The provisioning server's system: a bare Debian that is let in by SSH and knows the rack's mirror."""
     return Recipe(
         "server",
-        _distinct((*_COMMON, *_SERVER)),
-        files=_FILES,
-        removed=(*_REMOVED, "etc/nginx/sites-enabled/default"),
+        _BARE,
+        files=_FILES | {"etc/apt/sources.list": _SOURCES, "etc/pip.conf": _PIP_CONF},
+        removed=(*_REMOVED, "etc/apt/sources.list.d/*"),
         enabled=("own-nics.service",),
-        disabled=("dnsmasq.service", "nginx.service", "nftables.service", "chrony.service"),
-        requirements=requirements.read_text() if requirements.exists() else "",
     )
 
 

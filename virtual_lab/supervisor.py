@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from virtual_lab import board, cgroups, internet, kernel, server_machine
+from virtual_lab import board, cgroups, kernel, server_machine
 from virtual_lab.control import ControlSocket
 from virtual_lab.hardware import Hardware
 from virtual_lab.images import recorded
@@ -82,10 +82,10 @@ class _Supervisor:
 
     def _programs(self) -> dict[str, list[str]]:
         places = self._rack.places
-        programs = {BMCS: ["virtual_lab.bmc", str(places.plan)]}
-        if internet.is_offered(places.rack):
-            programs[INTERNET] = ["virtual_lab.internet", str(places.home), places.instance]
-        return programs
+        return {
+            BMCS: ["virtual_lab.bmc", str(places.plan)],
+            INTERNET: ["virtual_lab.internet", str(places.home), places.instance],
+        }
 
     def _start_board(self, machine: MachinePlan) -> int:
         parent = os.getpid()

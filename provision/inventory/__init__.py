@@ -1,5 +1,6 @@
 """What a lab is, read from a lab file or a classic nodes.json, with all of its mistakes at once."""
 
+from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.models import (
     MANAGEMENT,
@@ -40,6 +41,7 @@ __all__ = [
     "Deadlines",
     "DhcpRange",
     "Disk",
+    "Firewall",
     "FirstBoot",
     "Image",
     "InstallImage",

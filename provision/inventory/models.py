@@ -37,6 +37,7 @@ from provision.inventory.disk_options import (
     names_one,
     serials_fault,
 )
+from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.images import COMBINED
 from provision.inventory.inline import has_login
@@ -415,8 +416,11 @@ class Server(Part):
     lan: Interface | None = None
     wan: Interface | None = None
     wan_probe: Address | None = None
+    firewall: Firewall | None = None
+    node_exporter: bool = False
     host_key: PublicKey | None = None
     identity: FilePath | None = None
+    key: FilePath | None = None
     iso_tokens: dict[Account, Secret] = {}
 
 

@@ -343,6 +343,8 @@ def _server_rules(given: Mapping[str, Any], networks: Mapping[str, Network]) -> 
     server = _part(given, "server")
     if server.get("lan") and server.get("lan") == server.get("wan"):
         yield _told(("server", "wan"), f'"{server["wan"]}" is the lan interface too', ("server", "lan"))
+    if server.get("firewall") is not None and not server.get("wan"):
+        yield _told(("server", "firewall"), "has no interface to guard: give wan, the one to the outside")
     management = networks.get(MANAGEMENT)
     probe = _address(server.get("wan_probe"))
     if probe and management and probe in management.cidr:

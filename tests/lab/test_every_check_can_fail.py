@@ -36,6 +36,10 @@ OPEN_DOORS = "".join(
 WHAT_IS_INSTALLED = [
     run("nginx is not started at boot", "server", "systemctl disable nginx", "systemctl enable nginx",
         r"server::test_service_starts_at_boot\[nginx\]"),
+    run("a door to the outside", "server", "nft insert rule inet rackproof from_wan tcp dport 2222 accept",
+        "systemctl restart rackproof-nftables", r"server::test_lets_in_from_outside_only_what_is_asked"),
+    run("no figures for Prometheus", "server", "systemctl stop prometheus-node-exporter",
+        "systemctl start prometheus-node-exporter", r"server::test_node_exporter_answers"),
     edited("a name with another's address", "server", DNSMASQ,
            r"/^host-record=node3\./s/10\.10\.1\.23/10.10.1.93/",
            r"dns::test_name_has_its_address\[node3\.lab\.example\.net\]",
@@ -131,7 +135,7 @@ WHAT_THE_NETWORK_IS = [
         "ip link set vmbr0 mtu 1500 && ip link set eno1 mtu 1500",
         r"mtu::test_mtu_of_bridge\[node4-management\]", r"mtu::test_mtu_of_port\[node4-management\]",
         rf"mtu::test_larger_packet_is_refused\[{way('node4')}-management\]"),
-    run("no masquerading", "server", "nft delete table inet rackproof", "systemctl restart rackproof-nftables",
+    run("no masquerading", "server", "nft flush chain inet rackproof postrouting", "systemctl restart rackproof-nftables",
         r"server::test_masquerades", r"network::test_reaches_the_world_by_nat\[node[1-4]\]"),
 ]  # fmt: skip
 

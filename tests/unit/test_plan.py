@@ -10,7 +10,7 @@ from provision import server_plan
 from provision.certificate import UNMADE
 from provision.inventory import Lab
 from provision.remote import Output, Stdin
-from provision.server_diff import diffs, summary
+from provision.server_diff import apts_own, diffs, summary
 from provision.server_facts import Facts, OnDisk, Unit
 from provision.server_media import Delivery
 from provision.server_plan import File, Part
@@ -92,6 +92,13 @@ def test_the_whole_change_of_the_default_lab_holds_no_secret(lab: Lab, facts: Fa
             assert f"+++ {file.path}\t" in text
             assert file.sha256 not in text
     assert f"{server_plan.SOURCE}/provision/__init__.py\t644 root:root (" in text
+
+
+def test_what_apt_does_besides_is_told(lab: Lab, facts: Facts) -> None:
+    said = "Remv systemd-timesyncd [257]\nInst libedit2 (3.1 Debian)\nInst chrony (4.6 Debian)\nConf chrony (4.6)\n"
+    machine = Script(said={"apt-get -s": said})
+    assert list(apts_own(machine, found(lab, facts))) == ["with it: libedit2", "remove: systemd-timesyncd"]
+    assert list(apts_own(Script(), replace(found(lab, facts), facts=facts, parts=()))) == []
 
 
 def test_each_part_says_its_commands(lab: Lab, facts: Facts) -> None:

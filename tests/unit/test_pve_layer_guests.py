@@ -451,7 +451,10 @@ def web(tmp_path: Path) -> str:
     """The played internet, on this machine's loopback."""
     image = tmp_path / "disk.qcow2"
     image.write_bytes(b"an image")
-    internet.offer(tmp_path, ["http://images.example.net/path/noble.img?x=1"], image)
+    mirror = tmp_path / "mirror"
+    (mirror / "simple" / "jinja2").mkdir(parents=True)
+    (mirror / "simple" / "jinja2" / "index.html").write_text("links")
+    internet.offer(tmp_path, mirror, ["http://images.example.net/path/noble.img?x=1"], image)
     server = internet.Server(tmp_path, ("127.0.0.1", 0))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"
@@ -464,6 +467,14 @@ def test_the_internet_has_what_the_lab_file_names_and_nothing_else(web: str) -> 
         urllib.request.urlopen(f"{web}/other.img")
     assert download.metadata(f"{web}/noble.img", verify=True) == {
         "filename": "noble.img", "size": 8, "mimetype": "application/octet-stream"}  # fmt: skip
+
+
+def test_the_internet_has_the_mirror_and_nothing_beside_it(web: str) -> None:
+    with urllib.request.urlopen(f"{web}/simple/jinja2/") as page:
+        assert (page.read(), page.headers["Content-Type"]) == (b"links", "text/html")
+    for path in ("simple/jinja2", "../disk.qcow2", "simple/%2e%2e/../../disk.qcow2", "", "/etc/passwd"):
+        with pytest.raises(HTTPError, match="404"):
+            urllib.request.urlopen(f"{web}/{path}")
 
 
 SHA256 = "1d9a1b2c"

@@ -16,7 +16,7 @@ import trustme
 from provision import server, server_facts, server_plan, server_told
 from provision.certificate import Certificate
 from provision.errors import LabError
-from provision.inventory import Lab, Person, Secret, load
+from provision.inventory import Firewall, Lab, Person, Secret, load
 from provision.ledger import Ledger
 from provision.remote import Output, Remote, Stdin
 from provision.run import Run
@@ -122,6 +122,11 @@ def test_facts_of_what_a_server_prints(facts: Facts) -> None:
     assert facts.root and facts.user and facts.nat and facts.forwarding and facts.resolvers
 
 
+@pytest.mark.parametrize(("said", "came"), [("wan0 22", ("wan0", 22)), (" 22", None), ("", None)])
+def test_by_which_interface_the_session_came_in(said: str, came: tuple[str, int] | None) -> None:
+    assert server_facts.parse(f"== came\n{said}\n").came == came
+
+
 def test_facts_of_a_server_that_has_nothing() -> None:
     facts = server_facts.parse("== digests\n== units\n\n== root\n1000\n")
     assert not (facts.root or facts.user or facts.nat or facts.forwarding or facts.resolvers)
@@ -215,6 +220,57 @@ def test_nat_is_for_the_labs_networks_out_of_wan(lab: Lab, facts: Facts) -> None
     assert "flush ruleset" not in rules
 
 
+def test_without_a_firewall_only_the_labs_own_services_are_kept_from_outside(lab: Lab, facts: Facts) -> None:
+    rules = text(with_server(lab, firewall=None), facts, server_plan.NFT_FILE)
+    assert 'iifname "wan0" ip daddr 10.10.1.1 tcp dport { 53, 80, 443 } drop' in rules
+    assert "from_wan" not in rules
+
+
+def test_a_firewall_lets_in_what_is_asked_and_drops_the_rest(lab: Lab, facts: Facts) -> None:
+    guarded = with_server(lab, firewall=Firewall.model_validate({"allow": ["tcp/22", "udp/500-501", "icmp"]}))
+    rules = [line.strip() for line in text(guarded, facts, server_plan.NFT_FILE).splitlines()]
+    place = rules.index("tcp dport 22 accept")
+    assert rules[place : place + 4] == [
+        "tcp dport 22 accept", "udp dport 500-501 accept", "meta l4proto { icmp, ipv6-icmp } accept", "drop",
+    ]  # fmt: skip
+    assert 'iifname "wan0" jump from_wan' in rules
+
+
+CAME_FROM_OUTSIDE = GATHERED.replace("2: lan0@if7", "3: wan0: <UP>\n2: lan0@if7").replace(
+    "== root", "== came\nwan0 22\n== root"
+)
+
+
+@pytest.mark.parametrize("allow", ["udp/22", "icmp", "tcp/23"])
+def test_whoever_comes_in_from_outside_is_not_locked_out(lab: Lab, run: Run, allow: str) -> None:
+    guarded = with_server(lab, firewall=Firewall.model_validate({"allow": allow}))
+    machine = Script(gathered=CAME_FROM_OUTSIDE)
+    with pytest.raises(
+        LabError, match=r"comes in by wan0, .* not let in tcp/22\n.*add tcp/22 to server\.fire"
+    ):
+        server.configure(guarded, machine, run)
+    assert len(machine.commands) == 1
+
+
+@pytest.mark.parametrize("allow", ["tcp/22", "tcp/20-30"])
+def test_whoever_may_come_in_from_outside_may_guard_it(lab: Lab, run: Run, allow: str) -> None:
+    guarded = with_server(lab, firewall=Firewall.model_validate({"allow": allow}))
+    machine = Script("rackproof ", gathered=CAME_FROM_OUTSIDE)
+    with pytest.raises(LabError, match="its own words"):
+        server.configure(guarded, machine, run)
+    assert len(machine.commands) > 1
+
+
+def test_the_exporter_is_there_only_when_it_is_asked_for(lab: Lab, facts: Facts) -> None:
+    without = with_server(lab, node_exporter=False)
+    assert "node exporter" not in [part.name for part in server_plan.parts(without, facts, CERTIFICATE)]
+    lines = settings(lab, facts, server_plan.EXPORTER_UNIT)
+    assert lines[-2:] == [
+        "ExecStart=",
+        "ExecStart=/usr/bin/prometheus-node-exporter --web.listen-address=10.10.1.1:9100",
+    ]
+
+
 def test_without_wan_there_is_no_nat_and_no_forwarding(lab: Lab, facts: Facts) -> None:
     closed = with_server(lab, wan=None)
     assert settings(closed, facts, server_plan.NFT_FILE) == [
@@ -273,7 +329,7 @@ SPOILT: dict[str, Callable[[Facts], Facts]] = {
 def test_a_part_stands_only_when_nothing_is_missing(
     lab: Lab, facts: Facts, spoil: Callable[[Facts], Facts]
 ) -> None:
-    part = server_plan.parts(lab, facts, CERTIFICATE)[-1]
+    [part] = [part for part in server_plan.parts(lab, facts, CERTIFICATE) if part.name == "dnsmasq"]
     good = standing(part, facts)
     assert part.stands(good)
     assert not part.stands(spoil(good))
