@@ -98,7 +98,9 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
     def ready(recipe: recipes.Recipe) -> Path:
         return images.ready(recipe, places.images, say, marker=places.mark)
 
-    wanted = [recipes.node(), recipes.server(), *(recipes.ubuntu() for _ in _ubuntus(lab)[:1])]
+    wanted = [recipes.node(), recipes.server()]
+    if not all(node.is_proxmox for node in lab.nodes.values()):
+        wanted.append(recipes.ubuntu())
     with ThreadPoolExecutor(2) as pool:
         node, server, *ubuntu = pool.map(ready, wanted)
     stack = {"node": (images.pve_layer(node), node), "server": (server,)}
@@ -107,10 +109,6 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
-
-
-def _ubuntus(lab: Lab) -> list[str]:
-    return [name for name, node in lab.nodes.items() if not node.is_proxmox]
 
 
 def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:
