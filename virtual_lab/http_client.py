@@ -60,6 +60,11 @@ def send(request: Request, seconds: float, *, most: int = 10_000_000) -> Respons
         return Response(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
 
 
+def origin(url: str) -> str:
+    """The address without its path, which may be a secret: consoles are kept."""
+    return "/".join(url.split("/", 3)[:3])
+
+
 def download(url: str, to: Path, seconds: float, *, agent: str, redirects: int = 5) -> int:
     """GET `url` into a file and return its size in bytes; follows redirects, as iPXE does.
 

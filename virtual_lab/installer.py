@@ -18,7 +18,7 @@ from virtual_lab import bootloader, disk, first_boot, installed_root, nic, udev
 from virtual_lab.answer import Answer, FirstBoot, FqdnFromDhcp, InvalidAnswer, Webhook
 from virtual_lab.dhcp_client import DOMAIN, HOST_NAME, Client, Exchange, Lease, NoLease, raw_wire
 from virtual_lab.hardware import Hang, Hardware, Outcome, PowerOff, Reboot, RunInstaller
-from virtual_lab.http_client import HttpFailed, Request, Response, send
+from virtual_lab.http_client import HttpFailed, Request, Response, origin, send
 from virtual_lab.installed_root import Installation, Laid
 from virtual_lab.installer_reports import report, system_info
 from virtual_lab.live_system import ABORTED, Iso, Stuck, boot_media
@@ -138,7 +138,7 @@ class _Session:
         return url, pinned or lease.text(FINGERPRINT_OPTION) or None
 
     def _answer(self, url: str, fingerprint: str | None) -> Answer:
-        self.hardware.console(f"Fetching answer file from {_without_path(url)}")
+        self.hardware.console(f"Fetching answer file from {origin(url)}")
         headers = {"Content-Type": "application/json; charset=utf-8"}
         if self._speaks_json:
             headers["Accept"] = "application/json, application/toml;q=0.5"
@@ -288,8 +288,3 @@ def _nic_names(hardware: Hardware, answer: Answer) -> tuple[dict[str, str], dict
     for mac in {mac.lower() for mac in pinning.mapping} - set(present.values()):
         hardware.console(f"warning: interface name pinning: no NIC has the MAC {mac}")
     return names, {mac: names[name] for name, mac in present.items()}
-
-
-def _without_path(url: str) -> str:
-    """The URL's path may be a secret, and the console is kept."""
-    return "/".join(url.split("/", 3)[:3])

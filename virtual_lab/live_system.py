@@ -44,12 +44,12 @@ def boot_media(hardware: Hardware, run: RunInstaller) -> Iso:
     """Start kernel, initrd and ISO as one build. Raises Stuck as the live system would get stuck."""
     no_iso = "[ERROR] no device with valid ISO found, please check your installation medium"
     try:
-        release = media.kernel_release(_content(run, "kernel"))
+        release = media.kernel_release(content(run, "kernel"))
         hardware.console(f"Linux version {release}\nCommand line: {run.kernel_args}")
         if hardware.memory_mib < LEAST_MEMORY_MIB:
             hardware.console("Initramfs unpacking failed: write error")
             raise Stuck(f"found proxmox ISO image inside initrd image\n{no_iso}")
-        initrd = media.initrd_files(_content(run, "initrd.0"))
+        initrd = media.initrd_files(content(run, "initrd.0"))
         if not any(name.startswith(f"lib/modules/{release}/") for name in initrd):
             raise Stuck(
                 f"{no_iso}: the initrd has no modules for kernel {release}: they are not of one build"
@@ -88,7 +88,8 @@ def _check_automatic(hardware: Hardware, run: RunInstaller, iso: Iso) -> None:
     hardware.console("Starting automatic installation")
 
 
-def _content(run: RunInstaller, name: str) -> bytes:
+def content(run: RunInstaller, name: str) -> bytes:
+    """A file that the firmware loaded; raises media.Unreadable when it has loaded none of that name."""
     found = run.media.get(name)
     if found is None:
         raise media.Unreadable(f"there is no {name}")

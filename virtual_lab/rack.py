@@ -109,7 +109,8 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
 
     with ThreadPoolExecutor(2) as pool:
         nodes, servers = pool.submit(node), pool.submit(server)
-        ubuntus = [pool.submit(ready, recipes.ubuntu()) for _ in _ubuntus(lab)[:1]]
+        others = [] if all(node.is_proxmox for node in lab.nodes.values()) else [recipes.ubuntu()]
+        ubuntus = [pool.submit(ready, recipe) for recipe in others]
         image, packages = servers.result()
         stack = {"node": nodes.result(), "server": (image,), _MIRROR: (packages,)}
         if ubuntus:
@@ -117,10 +118,6 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
-
-
-def _ubuntus(lab: Lab) -> list[str]:
-    return [name for name, node in lab.nodes.items() if not node.is_proxmox]
 
 
 def _is_outdated(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]], say: Say) -> bool:

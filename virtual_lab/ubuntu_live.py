@@ -15,8 +15,8 @@ import yaml
 
 from virtual_lab import media, ubuntu_media
 from virtual_lab.hardware import Hardware, RunInstaller
-from virtual_lab.http_client import HttpFailed, Request, Response, download, send
-from virtual_lab.live_system import Stuck
+from virtual_lab.http_client import HttpFailed, Request, Response, download, origin, send
+from virtual_lab.live_system import Stuck, content
 from virtual_lab.played_time import take
 
 LEAST_MEMORY_MIB = 4 * 1024
@@ -54,7 +54,7 @@ def is_ubuntu(run: RunInstaller) -> bool:
 def start_kernel(hardware: Hardware, run: RunInstaller) -> dict[str, bytes]:
     """Start kernel and initrd as one build; returns the initrd's files. Raises Stuck."""
     try:
-        release = media.kernel_release(_content(run, "kernel"))
+        release = media.kernel_release(content(run, "kernel"))
         hardware.console(f"Linux version {release}\nCommand line: {run.kernel_args}")
         initrd = _initrd(run)
     except media.Unreadable as error:
@@ -80,7 +80,7 @@ def find_iso(
 
 
 def _fetch_iso(hardware: Hardware, url: str, memory: Path, world: Surroundings) -> Path:
-    hardware.console(f"Downloading {url.rpartition('/')[2]} from {_without_path(url)}")
+    hardware.console(f"Downloading {url.rpartition('/')[2]} from {origin(url)}")
     try:
         world.download(url, iso := memory / "casper.iso")
     except HttpFailed as failure:
@@ -104,7 +104,7 @@ def cloud_config(hardware: Hardware, kernel_args: str, world: Surroundings) -> d
     url = _seed_url(kernel_args)
     if url is None:
         raise Stuck(f"cloud-init: no datasource found on the kernel's command line\n{INTERACTIVE}")
-    hardware.console(f"cloud-init: seed from {_without_path(url)}")
+    hardware.console(f"cloud-init: seed from {origin(url)}")
     seed = _Seed(hardware, url, world)
     seed.read("network-config", needed=False)
     meta = _yaml(seed.read("meta-data"), "meta-data")
@@ -143,7 +143,7 @@ class _Seed:
                 return answer.body.decode("utf-8", "replace")
             self.hardware.console(f"cloud-init: {name}: attempt {attempt + 1}: status {answer.status}")
         if needed:
-            raise Stuck(f"cloud-init: seed from {_without_path(self.url)} has no {name}\n{INTERACTIVE}")
+            raise Stuck(f"cloud-init: seed from {origin(self.url)} has no {name}\n{INTERACTIVE}")
         return ""
 
 
@@ -165,16 +165,4 @@ def _yaml(text: str, what: str) -> Any:
 
 
 def _initrd(run: RunInstaller) -> dict[str, bytes]:
-    return media.initrd_files(_content(run, "initrd.0"))
-
-
-def _content(run: RunInstaller, name: str) -> bytes:
-    found = run.media.get(name)
-    if found is None:
-        raise media.Unreadable(f"there is no {name}")
-    return found if isinstance(found, bytes) else found.read_bytes()
-
-
-def _without_path(url: str) -> str:
-    """The URL's path may be a secret, and the console is kept."""
-    return "/".join(url.split("/", 3)[:3])
+    return media.initrd_files(content(run, "initrd.0"))
