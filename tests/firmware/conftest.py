@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.lab_fixtures import INSTANCE, ROOT, Lab, raised
-from virtual_lab import images, telling_kernel
+from virtual_lab import telling_kernel
 from virtual_lab.places import home
 from virtual_lab.real_firmware import Board, Place
 
@@ -109,7 +109,7 @@ def firmware_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirmwareL
     lab = raised(folder, f"{INSTANCE}-firmware", arguments=arguments)
     try:
         lab.rebuild()
-        (debian,) = images.recorded(lab.places.rack, lab.places.images)["server"]
-        yield FirmwareLab(lab, file, debian)
+        # The server's own root folder: the server step has put the boot files' packages into it.
+        yield FirmwareLab(lab, file, Path(f"/proc/{lab.board('server')['leader']}/root"))
     finally:
         lab.down()
