@@ -34,7 +34,7 @@ LIKELY = {
     "dhcp": "its network boot is off, its cable is out, or its switch port wakes up too slowly",
     "boot-script": "it cannot fetch or run the boot file: BIOS mode, Secure Boot, or no iPXE for its NIC",
     "answer": "the installer did not start or found no answer URL: less than 8 GB of memory, or a wrong ISO",
-    "installed": "the installer stopped at an error; its console shows which",
+    "installed": "the installer stopped at an error, or its disk is slow or dying; its console shows which",
     "first-boot": "it did not boot from its disk, or booted without network",
     "registered": "the first-boot script failed; /var/log/rackproof-first-boot.log on the node says where",
 }

@@ -41,6 +41,11 @@ def blank(image: Path, size: int) -> None:
         file.truncate(size)
 
 
+def is_slow(image: Path) -> bool:
+    """Whether the disk plays a dying one: a file disk.slow lies beside its own."""
+    return image.with_suffix(".slow").exists()
+
+
 def partition(image: Path, *, esp_mib: int = 1024) -> Extent:
     """A new GPT with a BIOS boot partition, an ESP and the root partition; returns where root lies."""
     table = (

@@ -22,7 +22,7 @@ from virtual_lab.http_client import HttpFailed, Request, Response, origin, send
 from virtual_lab.installed_root import Installation, Laid
 from virtual_lab.installer_reports import report, system_info
 from virtual_lab.live_system import ABORTED, Iso, Stuck, boot_media
-from virtual_lab.played_time import take
+from virtual_lab.played_time import LONGEST, take
 
 Phase = Callable[[str], None]
 Address = IPv4Address | IPv6Address
@@ -47,6 +47,10 @@ def _lay_down(hardware: Hardware, plan: Installation) -> Laid:
     image = hardware.drive.image
     disk.blank(image, hardware.drive.size)
     extent = disk.partition(image)
+    if disk.is_slow(image):
+        # As the SCSI layer tells it: a command was given up, and is sent once more.
+        hardware.console("sd 0:0:0:0: [sda] tag#3 timing out command, waited 30s")
+        take(LONGEST)
     disk.make_filesystem(image, extent)
     with disk.mounted_root(hardware, extent) as root:
         machine_id = installed_root.write(root, plan)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.lab.conftest import ROOT, Lab
-from tests.lab_fixtures import INSTANCE, raised
+from tests.lab.conftest import Lab
 
 SCRIPT = "/var/lib/proxmox-first-boot/proxmox-first-boot"
 
@@ -58,22 +55,3 @@ def test_a_failure_is_reported_with_its_place_and_log_and_nothing_is_cut_off(
     assert "== networks" in failure["facts"]["log"]
     assert everything(lab, "node3") == before
     assert lab.on("node3", "ping -c 1 -W 2 10.10.1.1 >/dev/null && echo there") == "there"
-
-
-def test_a_run_ends_with_the_part_that_failed(tmp_path: Path) -> None:
-    asked = yaml.safe_load((ROOT / "labs/virtual.yaml").read_text())
-    for part in ("cluster", "ceph", "templates"):
-        del asked[part]
-    asked["nodes"] = {"node1": asked["nodes"]["node1"]}
-    asked["defaults"]["first_boot"] = {"sysctl": {"net.ipv4.tcp_mtu_probing": "many"}}
-    file = tmp_path / "one.yaml"
-    file.write_text(yaml.safe_dump(asked))
-    one = raised(tmp_path, f"{INSTANCE}-one", arguments=("--lab", str(file), "--until", "install"))
-    try:
-        result = one.provision()
-        assert result.returncode == 1, result.stdout
-        [error] = one.errors().values()
-    finally:
-        one.down()
-    assert "node1: first boot failed: sysctl: line " in error
-    assert "Invalid argument" in error

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
 from lxml import html  # type: ignore[import-untyped]  # its stubs are another package
 
-from tests.lab.conftest import Lab
+from tests.lab.conftest import ROOT, Lab
 from tests.lab.planting import planted, run, settle
+from tests.lab_fixtures import INSTANCE, raised
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,48 @@ def test_a_cut_corosync_link(lab: Lab) -> None:
     assert box.startswith("✗ node3 · cluster · corosync: link to peer (6 cases) came up wrong")
     assert "link 1 (storage) to node" in box
     assert "is disconnected" in box
+
+
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of one node, to be installed over and over; its lab file is written by `ask`."""
+    folder = tmp_path_factory.mktemp("one")
+    lab = raised(
+        folder, f"{INSTANCE}-one", arguments=("--lab", str(folder / "one.yaml"), "--until", "install")
+    )
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+def ask(folder: Path, first_boot: dict[str, Any], deadlines: dict[str, str]) -> None:
+    lab = yaml.safe_load((ROOT / "labs/virtual.yaml").read_text())
+    kept = {key: value for key, value in lab.items() if key not in ("cluster", "ceph", "templates")}
+    kept |= {"nodes": {"node1": lab["nodes"]["node1"]}, "deadlines": deadlines}
+    kept["defaults"]["first_boot"] = first_boot
+    (folder / "one.yaml").write_text(yaml.safe_dump(kept))
+
+
+def test_a_failed_first_boot(one_node: Lab) -> None:
+    ask(one_node.folder, {"sysctl": {"net.ipv4.tcp_mtu_probing": "many"}}, {})
+    result = one_node.provision()
+    assert result.returncode == 1, result.stdout
+    [error] = one_node.errors().values()
+    assert "Invalid argument" in error
+    assert first_screen(one_node).boxes[0].startswith("✗ node1 · install · first boot failed: sysctl: line ")
+
+
+def test_a_slow_disk(one_node: Lab) -> None:
+    ask(one_node.folder, {}, {"installed": "10s"})
+    slow = one_node.places.machine("node1") / "disk.slow"
+    slow.touch()
+    try:
+        result = one_node.provision()
+    finally:
+        slow.unlink()
+    assert result.returncode == 1, result.stdout
+    box = first_screen(one_node).boxes[0]
+    assert box.startswith("✗ node1 · install · phase installed: not reached within 10 s lab trouble")
+    assert "its disk is slow or dying" in box
+    assert "last seen node1: " in box, box
