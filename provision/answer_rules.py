@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from provision.answer_tables import FREE, OLD_NAMES, SINCE, Tables, keys_at
 from provision.answer_values import RULES, Body, Fault
-from provision.inventory.models import did_you_mean
+from provision.inventory.words import did_you_mean
 
 Release = tuple[int, int]
 NEWEST: Release = (9, 2)

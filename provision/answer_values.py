@@ -15,7 +15,7 @@ from typing import Any, Literal
 from provision.answer_tables import BTRFS_RAID, ZFS_RAID
 from provision.inventory.disk_options import LEAST_DISKS, SINGLE, installer_glob, names_one
 from provision.inventory.install_rules import countries, time_zones
-from provision.inventory.models import KEYBOARDS, parse_mac
+from provision.inventory.words import KEYBOARDS, parse_mac
 
 Body = Mapping[str, Any]
 Weight = Literal["refused", "deprecated", "trap", "note"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from provision.errors import LabError
-from provision.inventory.models import MANAGEMENT
+from provision.inventory.words import MANAGEMENT
 from virtual_lab.kernel import within
 from virtual_lab.places import Places
 from virtual_lab.plan import INTERNET, WAN, Cable, MachinePlan, RackPlan

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import InventoryError, Mistake
-from provision.inventory.models import MANAGEMENT, Lab, Node
+from provision.inventory.models import Lab, Node
+from provision.inventory.words import MANAGEMENT
 from virtual_lab import drives
 from virtual_lab.hardware import Dmi, Hardware
 from virtual_lab.places import SERVER, Places

@@ -3,8 +3,6 @@
 from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.models import (
-    MANAGEMENT,
-    SYSTEMS,
     Bmc,
     Ceph,
     CephFs,
@@ -25,11 +23,10 @@ from provision.inventory.models import (
     Pool,
     Server,
     Template,
-    did_you_mean,
-    parse_mac,
 )
 from provision.inventory.reading import default_lab_file, load
 from provision.inventory.secret import Secret, SecretMissing
+from provision.inventory.words import MANAGEMENT, SYSTEMS, did_you_mean, parse_mac
 
 __all__ = [
     "MANAGEMENT",

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from provision.inventory.document import Document, Place
-from provision.inventory.models import MANAGEMENT, did_you_mean
+from provision.inventory.words import MANAGEMENT, did_you_mean
 
 STORAGE = "storage"
 CLUSTER_NAME = "sddc-cluster"

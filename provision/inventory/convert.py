@@ -14,19 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 from provision.errors import InventoryError, Mistake
 from provision.inventory import classic, document
 from provision.inventory.document import Place
-from provision.inventory.models import (
+from provision.inventory.models import DhcpRange
+from provision.inventory.reading import build
+from provision.inventory.words import (
     MANAGEMENT,
     Address,
     Addresses,
     Cidr,
     ClusterName,
-    DhcpRange,
     Domain,
     Interface,
     Mtu,
     Timezone,
 )
-from provision.inventory.reading import build
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
+
+from provision.inventory.words import Part, listed
 
 PING = "icmp"
 
@@ -23,17 +25,11 @@ def _door(text: str) -> str:
     return text
 
 
-def _listed(given: object) -> object:
-    return [given] if isinstance(given, str) else given
-
-
-class Firewall(BaseModel):
+class Firewall(Part):
     """By `wan` comes in what answers the server, what is in `allow` (tcp/22, icmp), and nothing else."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     allow: Annotated[
-        tuple[Annotated[str, AfterValidator(_door)], ...], BeforeValidator(_listed)
+        tuple[Annotated[str, AfterValidator(_door)], ...], BeforeValidator(listed)
     ] = ()  # fmt: skip
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from provision.inventory.words import Package, Part, Storage, listed, matching
 
 TEN_GBIT = MappingProxyType(
     {
@@ -23,19 +24,6 @@ TEN_GBIT = MappingProxyType(
 """Kernel settings for networks of 10 Gbit/s and frames of 9000 bytes (ESnet's host tuning)."""
 
 
-def _matching(pattern: str, rule: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f'"{text}" {rule}')
-        return text
-
-    return check
-
-
-def _list(given: object) -> object:
-    return [given] if isinstance(given, str) else given
-
-
 def _network(text: str) -> str:
     try:
         return str(IPv4Network(text))
@@ -46,23 +34,15 @@ def _network(text: str) -> str:
 SysctlKey = Annotated[
     str,
     AfterValidator(
-        _matching(r"[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+", "is no kernel setting such as net.core.rmem_max")
+        matching(r"[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+", "is no kernel setting such as net.core.rmem_max")
     ),
 ]
 SysctlValue = Annotated[
-    str, AfterValidator(_matching(r"[A-Za-z0-9_.-]+( [A-Za-z0-9_.-]+)*", "is no value of a kernel setting"))
+    str, AfterValidator(matching(r"[A-Za-z0-9_.-]+( [A-Za-z0-9_.-]+)*", "is no value of a kernel setting"))
 ]
-Package = Annotated[str, AfterValidator(_matching(r"[a-z0-9][a-z0-9+.-]+", "is no Debian package name"))]
 Schedule = Annotated[
-    str, AfterValidator(_matching(r"[a-z0-9*:/., -]+", "is no schedule such as 02:00 or sat 03:30"))
+    str, AfterValidator(matching(r"[a-z0-9*:/., -]+", "is no schedule such as 02:00 or sat 03:30"))
 ]
-StorageName = Annotated[str, AfterValidator(_matching(r"[A-Za-z][A-Za-z0-9_.-]*", "is no storage name"))]
-
-
-class Part(BaseModel):
-    """A part of a lab: fixed once read, and without keys that nobody knows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Nvme(Part):
@@ -75,14 +55,14 @@ class Nvme(Part):
 class Firewall(Part):
     """The cluster's firewall; besides the lab's own networks these may reach its nodes."""
 
-    allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_list)] = ()
+    allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(listed)] = ()
 
 
 class Backup(Part):
     """A nightly backup of all guests: when, to which storage, and how many of each are kept."""
 
     schedule: Schedule = "02:00"
-    storage: StorageName = "local"
+    storage: Storage = "local"
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
 
 
@@ -91,7 +71,7 @@ class FirstBoot(Part):
 
     repositories: Literal["no-subscription", "enterprise", "test", "none"] = "no-subscription"
     update: bool = False
-    packages: Annotated[tuple[Package, ...], BeforeValidator(_list)] = ()
+    packages: Annotated[tuple[Package, ...], BeforeValidator(listed)] = ()
     sysctl: dict[SysctlKey, SysctlValue] = {}
     ten_gbit: bool = True
     nic_tuning: bool = False

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from provision.inventory.document import Place
-from provision.inventory.models import MANAGEMENT, did_you_mean, parse_mac
+from provision.inventory.words import MANAGEMENT, did_you_mean, parse_mac
 
 Told = tuple[Place, str, Place | None]
 Body = Mapping[str, Any]

@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 from provision.errors import InventoryError, Mistake
 from provision.inventory import classic, document, images, rules
 from provision.inventory.document import Document, Place
-from provision.inventory.models import MANAGEMENT, SELECTORS, Domain, Lab, Node, did_you_mean
+from provision.inventory.models import SELECTORS, Lab, Node
+from provision.inventory.words import MANAGEMENT, Domain, did_you_mean
 
 DEFAULT_LAB = Path(__file__).parents[2] / "labs" / "virtual.yaml"
 

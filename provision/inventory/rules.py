@@ -17,15 +17,8 @@ from provision.errors import Mistake
 from provision.inventory import boot_chains, inline, ubuntu
 from provision.inventory.document import Document, Place
 from provision.inventory.install_rules import install_rules
-from provision.inventory.models import (
-    MANAGEMENT,
-    SELECTORS,
-    DhcpRange,
-    Network,
-    Node,
-    did_you_mean,
-    parse_mac,
-)
+from provision.inventory.models import SELECTORS, DhcpRange, Network, Node
+from provision.inventory.words import MANAGEMENT, did_you_mean, parse_mac
 
 COMPRESSED = frozenset({".bz2", ".gz", ".lz4", ".tar", ".xz", ".zip", ".zst"})
 FALSE = frozenset({"0", "f", "false", "n", "no", "off"})

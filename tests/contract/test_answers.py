@@ -23,7 +23,7 @@ from provision.answers import preview
 from provision.inventory import Disk, Lab, Locale, Node, Secret
 from provision.inventory.disk_options import LEAST_DISKS
 from provision.inventory.install_rules import countries, time_zones
-from provision.inventory.models import KEYBOARDS
+from provision.inventory.words import KEYBOARDS
 from virtual_lab.answer import InvalidAnswer, read
 
 settings.register_profile("contract", deadline=None, max_examples=100)

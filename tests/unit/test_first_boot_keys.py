@@ -52,7 +52,7 @@ def test_a_kernel_setting_of_the_lab_file_counts_over_the_one_for_10_gbit() -> N
     ("asked", "said"),
     [
         ("{repositories: nosub}", '"nosub" must be'),
-        ("{packages: [tmux, a;b]}", '"a;b" is no Debian package name'),
+        ("{packages: [tmux, a;b]}", '"a;b" is no package name'),
         ("{sysctl: {swappiness: 10}}", '"swappiness" is no kernel setting'),
         ("{sysctl: {vm.swappiness: '1; id'}}", '"1; id" is no value of a kernel setting'),
         ("{governor: fast}", '"fast" must be'),
