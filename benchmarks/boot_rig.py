@@ -163,6 +163,7 @@ class BootRig:
         self.port, self.secure_port = free_ports(2)
         conf = render(
             "nginx.conf.j2", lab=SimpleNamespace(name=LAB), address="127.0.0.1", http_root=folder / "media",
+            tftp_root=folder / "tftp",
             nodes_socket=run / "nodes.sock", people_socket=run / "people.sock",
             nginx_socket=run / "nginx.sock", published=run / "published",
             certificate=folder / "server.crt", key=folder / "server.key",

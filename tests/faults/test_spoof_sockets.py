@@ -95,7 +95,9 @@ LENGTH = f"Content-Length: {len(ASK)}"
 )  # fmt: skip
 def test_broken_http_tells_nothing(service: Process, data: bytes) -> None:
     answer = put(service.folder, data)
-    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 4"))
+    # Who ends the connection before the answer may get none, or no more than the leave to go on.
+    last = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert not last or last.startswith(b"HTTP/1.1 4")
     assert [secret for secret in SECRETS if secret in answer] == []
 
 
