@@ -19,7 +19,17 @@ _MOVES = (
     "dhcp4-overrides", "dhcp6-overrides", "dhcp-identifier", "accept-ra", "link-local", "ipv6-privacy",
     "ipv6-address-generation", "ipv6-address-token", "optional-addresses",
 )  # fmt: skip
+_KEPT_KINDS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _MEMBERS = ("bridges", "bonds")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a plain 12:34:56:12:34:56 as the text that it is to netplan, and numbers, too."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (yaml's own way)
+        first: [(kind, pattern) for kind, pattern in resolvers if kind in _KEPT_KINDS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def holder_of(texts: Mapping[str, str], port: str, bridge: str) -> tuple[str, str] | None:
@@ -97,7 +107,7 @@ def _others(texts: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _network(path: str, text: str) -> dict[str, Any]:
     try:
-        read = yaml.safe_load(text)
+        read = yaml.load(text, _Loader)  # noqa: S506 (it is a safe one)
     except yaml.YAMLError as error:
         raise LabError(f"{path} is no YAML", last_seen=str(error)) from error
     return _mapping(read, "network")

@@ -64,7 +64,7 @@ run() {{
   systemd-run --quiet --collect --timer-property=AccuracySec=10ms --on-active="$1" --unit="$2" \\
     sh {folder}/switch "$3"
 }}
-run {after} {return_} old
+run {after} {return_} old || {{ rm {armed}; exit 1; }}
 run 0.5 {change} new
 """
 DISARM = f"mv {ARMED} {ARMED}.off && rm {ARMED}.off && systemctl stop {RETURN}.timer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision import ifupdown, netplan
+from provision import ifupdown, netplan, server_network
 from provision.errors import InventoryError, LabError
 from provision.ifupdown import Wanted
 from provision.inventory import load
 from provision.remote import Output, Stdin
-from provision.server_bridge import Link, bridging, parse, wanted_of, wrong
+from provision.server_bridge import ARMED, Bridging, Link, bridging, parse, wanted_of, wrong
 from tests.unit.test_server_templates import LAB_FILE, Script, _secrets
 
 __all__ = ["_secrets"]
@@ -187,6 +188,15 @@ def test_netplan_calls_a_port_by_its_entry() -> None:
     assert ours["bridges"]["br-lab"]["dhcp4"] is True
 
 
+def test_netplan_keeps_what_only_looks_like_a_number() -> None:
+    entry = "{match: {macaddress: 12:34:56:12:34:56}, set-name: lan0, dhcp4: yes, routes: [{metric: 010}]}"
+    given = {"/etc/netplan/1.yaml": f"network: {{ethernets: {{first: {entry}}}}}"}
+    made = netplan.edited(given, WANTED, MACS, "server")
+    assert "macaddress: '12:34:56:12:34:56'" in made["/etc/netplan/1.yaml"]
+    assert "metric: '010'" in made[netplan.FILE]
+    assert netplan.edited(made, WANTED, MACS, "server") == made
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
@@ -273,3 +283,50 @@ def test_what_is_wrong_with_a_bridge_is_said() -> None:
 def test_interfaces_that_the_manager_does_not_read_are_not_looked_at() -> None:
     files = {ifupdown.FILE: "iface lan0 inet dhcp\n", "/etc/network/interfaces.d/x": "iface lan0 inet dhcp\n"}
     assert list(parse(gathered("ifupdown", files)).texts) == [ifupdown.FILE]
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Bridging:
+    """The bridge on a server that has none."""
+    lab = load(lab_file(tmp_path, "{name: br-lab, ports: [lan0], mtu: 9000}"), {})
+    found = bridging(lab, Gathering(gathered("ifupdown2", {ifupdown.FILE: STATIC})))
+    assert found is not None
+    return found
+
+
+def test_the_way_back_is_armed_before_the_change_and_taken_away_after_it_is_seen(found: Bridging) -> None:
+    after = gathered("ifupdown2", {})
+    bridge = '{"ifname": "br-lab", "mtu": 9000, "addr_info": [{"local": "10.10.1.1", "prefixlen": 24}]}'
+    port = '{"ifname": "lan0", "mtu": 9000, "master": "br-lab", "addr_info": []}'
+    text = re.sub(r"\[\{.*\}\]", f"[{bridge}, {port}]", after)
+    machine = Script("is-active", said={"section links": text})
+    server_network.put(machine, found, b"")
+    order = [
+        machine.place(word)
+        for word in ("syntax-check", "systemd-run", "section links", "systemctl stop rack")
+    ]
+    assert -1 not in order
+    assert machine.commands[order[1]].index("rackproof-network-return old") < machine.commands[
+        order[1]
+    ].index("rackproof-network-change new")
+    assert order[0] < order[1] < order[2]
+    assert machine.place(server_network.DISARM) > order[2]
+
+
+def test_nothing_is_armed_when_the_manager_refuses_the_files(found: Bridging) -> None:
+    machine = Script("syntax-check")
+    with pytest.raises(
+        LabError, match=r"ifupdown2 refuses the rendered network; nothing was changed[^\0]*own words"
+    ):
+        server_network.put(machine, found, b"")
+    assert machine.place("systemd-run") == -1
+
+
+def test_a_return_that_has_begun_already_is_no_success(found: Bridging) -> None:
+    stands = replace(found, wanted=replace(WANTED, mtu=1500))
+    links = '[{"ifname": "br-lab", "mtu": 1500, "addr_info": [{"local": "10.10.1.1", "prefixlen": 24}]},'
+    links += ' {"ifname": "lan0", "mtu": 1500, "master": "br-lab", "addr_info": []}]'
+    text = re.sub(r"\[\{.*\}\]", links, gathered("ifupdown2", {}))
+    machine = Script("is-active", f"mv {ARMED} {ARMED}.off", said={"section links": text})
+    with pytest.raises(LabError, match="its old network is back"):
+        server_network.put(machine, stands, b"")
