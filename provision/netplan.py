@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,12 +25,15 @@ _MEMBERS = ("bridges", "bonds")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads a plain 12:34:56:12:34:56 as the text that it is to netplan, and numbers, too."""
+    """Reads a plain 12:34:56:12:34:56 as the text that it is to netplan; a number is one of digits alone."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (yaml's own way)
         first: [(kind, pattern) for kind, pattern in resolvers if kind in _KEPT_KINDS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"(?:0|[1-9][0-9]*)$"), list("0123456789"))
 
 
 def holder_of(texts: Mapping[str, str], port: str, bridge: str) -> tuple[str, str] | None:

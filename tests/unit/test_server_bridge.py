@@ -190,10 +190,11 @@ def test_netplan_calls_a_port_by_its_entry() -> None:
 
 def test_netplan_keeps_what_only_looks_like_a_number() -> None:
     entry = "{match: {macaddress: 12:34:56:12:34:56}, set-name: lan0, dhcp4: yes, routes: [{metric: 010}]}"
-    given = {"/etc/netplan/1.yaml": f"network: {{ethernets: {{first: {entry}}}}}"}
+    given = {"/etc/netplan/1.yaml": f"network: {{version: 2, ethernets: {{first: {entry}}}}}"}
     made = netplan.edited(given, WANTED, MACS, "server")
     assert "macaddress: '12:34:56:12:34:56'" in made["/etc/netplan/1.yaml"]
     assert "metric: '010'" in made[netplan.FILE]
+    assert "version: 2\n" in made["/etc/netplan/1.yaml"]
     assert netplan.edited(made, WANTED, MACS, "server") == made
 
 
