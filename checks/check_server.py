@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import pytest
 from testinfra.host import Host
 
 from provision.certificate import KEY, SHOW, Certificate
+from provision.ifupdown import Wanted
 from provision.inventory import Lab
 from provision.journal import Evidence
+from provision.server_bridge import Link, links, wanted_of
 from provision.server_plan import EXPORTER_PORT
 
 pytestmark = pytest.mark.step("server")
@@ -21,6 +26,20 @@ PORTS = (
     ("tcp", 80, "HTTP"),
     ("tcp", 443, "HTTPS"),
 )
+
+
+@pytest.fixture
+def wanted_bridge(lab: Lab) -> Wanted:
+    """The bridge that the lab file asks for."""
+    wanted = wanted_of(lab)
+    assert wanted is not None
+    return wanted
+
+
+@pytest.fixture
+def bridge_links(server_host: Host) -> Mapping[str, Link]:
+    """The server's interfaces as its kernel has them."""
+    return links(json.loads(server_host.check_output("ip -j address")))
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -81,6 +100,28 @@ def test_lets_in_from_outside_only_what_is_asked(server_host: Host, lab: Lab) ->
     own = ("ct state", "icmpv6 type", "udp sport")
     asked = [f"{rule} accept" for rule in lab.server.firewall.rules]
     assert [door for door in doors if not door.startswith(own)] == [*asked, "drop"]
+
+
+@pytest.mark.bridge
+def test_bridge_has_the_address(bridge_links: Mapping[str, Link], wanted_bridge: Wanted) -> None:
+    """The server's address on the management network is on the bridge, and nowhere else."""
+    having = [name for name, link in bridge_links.items() if wanted_bridge.address in link.addresses]
+    assert having == [wanted_bridge.name]
+
+
+@pytest.mark.bridge
+def test_bridge_has_its_ports(bridge_links: Mapping[str, Link], wanted_bridge: Wanted) -> None:
+    """The NICs of the lab file are ports of the bridge."""
+    masters = {port: link.master for port in wanted_bridge.ports if (link := bridge_links.get(port))}
+    assert masters == dict.fromkeys(wanted_bridge.ports, wanted_bridge.name)
+
+
+@pytest.mark.bridge
+def test_bridge_has_its_mtu(bridge_links: Mapping[str, Link], wanted_bridge: Wanted) -> None:
+    """Bridge and ports have the lab file's MTU."""
+    names = (wanted_bridge.name, *wanted_bridge.ports)
+    mtus = {name: link.mtu for name in names if (link := bridge_links.get(name))}
+    assert mtus == dict.fromkeys(names, wanted_bridge.mtu)
 
 
 @pytest.mark.node_exporter

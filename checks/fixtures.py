@@ -87,6 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     absent = {
         "proxmox": True not in systems, "ubuntu": False not in systems,
         "wan": lab.server.wan is None, "firewall": lab.server.firewall is None,
+        "bridge": lab.server.bridge is None,
         "node_exporter": not lab.server.node_exporter, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
         "cephfs": lab.ceph is None or lab.ceph.cephfs is None,

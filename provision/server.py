@@ -21,13 +21,14 @@ from ipaddress import IPv4Address
 from itertools import chain
 from typing import Any
 
-from provision import certificate, server_media, server_told
+from provision import certificate, server_media, server_network, server_told
 from provision.certificate import Certificate
 from provision.errors import LabError
 from provision.inventory import Lab
 from provision.remote import Remote, Result, script, tail
 from provision.run import Done, Run
 from provision.secure_boot import require_trust
+from provision.server_bridge import Bridging
 from provision.server_facts import STATE, Facts, Unit, gather
 from provision.server_plan import (
     NODES_SOCKET,
@@ -111,6 +112,8 @@ def configure(lab: Lab, server: Remote, run: Run) -> Done:
     from provision import images  # noqa: PLC0415 (what it stands on takes a while, and checks import this)
 
     with images.ready(lab, lambda text: run.say("image", text, step="server")):
+        if lab.server.bridge:
+            server_network.settle(server)
         found = survey(lab, server)
         prepared = found.preparations
         _prepare(server, found, lab.deadlines.server)
@@ -164,7 +167,9 @@ def put(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> No
 
 
 def _prepare(server: Remote, found: Survey, timeout: float) -> None:
-    """What the parts stand on, apart from the certificate."""
+    """What the parts stand on, apart from the certificate; the network first, by which all else comes."""
+    if found.bridge and found.bridge.changes:
+        _bridge(server, found.bridge, timeout)
     if found.packages:
         server.check(script(INSTALL, *found.packages), timeout=timeout)
     if not found.facts.user:
@@ -174,6 +179,12 @@ def _prepare(server: Remote, found: Survey, timeout: float) -> None:
         server.check(command, stdin=REQUIREMENTS, timeout=timeout)
     for delivery in chain.from_iterable(found.media.values()):
         server_media.deliver(server, delivery)
+
+
+def _bridge(server: Remote, bridging: Bridging, timeout: float) -> None:
+    if bridging.packages:
+        server.check(script(INSTALL, *bridging.packages), timeout=timeout)
+    server_network.put(server, bridging, tar(bridging.files))
 
 
 def _surveyed_again(lab: Lab, server: Remote) -> Survey:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 
 from provision.certificate import CERTIFICATE, KEY
 from provision.inventory import Lab
 from provision.remote import Remote
+from provision.server_bridge import Bridging
 from provision.server_facts import Facts, OnDisk, Unit
 from provision.server_media import Delivery
 from provision.server_plan import PACKAGES, REQUIREMENTS, SOURCE, File, Part
@@ -22,6 +24,7 @@ UNCACHED = "-o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
 def summary(lab: Lab, found: Survey) -> dict[str, str]:
     """What is done for each thing that the step may change, by its name."""
     said = {
+        **({found.bridge.name: _bridging(found.bridge)} if found.bridge else {}),
         "packages": f"apt-get install {' '.join(found.packages)}{_site(found)}",
         "user rackproof": "useradd --system",
         "Python packages": f"pip install {_requirements()} packages into {PACKAGES}, by their hashes",
@@ -52,6 +55,10 @@ def diffs(server: Remote, found: Survey) -> Iterator[str]:
     """
     files = [file for part in found.changing for file in part.files if not file.stands(found.facts)]
     hide = _hiding(found)
+    if found.bridge:
+        held = found.bridge.held.files
+        for file in found.bridge.files:
+            yield from _diff(server, file, held.get(file.path), _without_wifi)
     # The settings first; the project's own code is long, and is known.
     for file in sorted(files, key=lambda file: file.path.startswith(SOURCE)):
         yield from _diff(server, file, found.facts.files.get(file.path), hide)
@@ -66,6 +73,21 @@ def _doing(part: Part, facts: Facts) -> str:
     commands += [f"systemctl restart {part.unit}"]
     commands += [f"systemctl enable {part.unit}"] if unit.enabled != "enabled" else []
     return ", ".join(commands)
+
+
+def _bridging(bridging: Bridging) -> str:
+    """What comes first may cut the connection, and goes back by itself then."""
+    install = [f"apt-get install {' '.join(bridging.packages)}"] if bridging.packages else []
+    count = len(bridging.files)
+    files = [f"{count} file{'s' if count != 1 else ''}"] if count else []
+    return ", ".join(
+        [*install, *files, f"{bridging.held.manager} makes it of {', '.join(bridging.wanted.ports)}"]
+    )
+
+
+def _without_wifi(line: str) -> str:
+    """What another interface of the same file may have for a password."""
+    return re.sub(r"((?:wpa|wireless)-\S+\s+|password: |secret: )\S.*", r"\1(not shown)", line)
 
 
 def _site(found: Survey) -> str:

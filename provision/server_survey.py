@@ -10,6 +10,7 @@ from provision.certificate import UNMADE, Certificate
 from provision.errors import LabError
 from provision.inventory import Lab
 from provision.remote import Remote
+from provision.server_bridge import Bridging, bridging
 from provision.server_facts import Facts, gather
 from provision.server_media import Delivery
 from provision.server_plan import UNIT_NAMES, Part, boot_files, parts, paths, requirements_digest
@@ -22,12 +23,14 @@ class Survey:
     """What a server holds, beside what its lab asks for.
 
     `certificate` is UNMADE when there is none that can be kept. `parts` are all of them, as they should be.
+    `bridge` is the lab's, if it asks for one.
     """
 
     facts: Facts
     certificate: Certificate
     media: Mapping[str, Sequence[Delivery]]
     parts: tuple[Part, ...]
+    bridge: Bridging | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -47,7 +50,9 @@ class Survey:
         media = {
             f"media {name}": not all(each.whole for each in due) for name, due in self.media.items()
         }  # fmt: skip
+        bridge = {self.bridge.name: self.bridge.changes} if self.bridge else {}
         return {
+            **bridge,
             "packages": bool(self.packages),
             "user rackproof": not self.facts.user,
             "Python packages": self.lacks_libraries,
@@ -70,9 +75,10 @@ class Survey:
 def survey(lab: Lab, server: Remote) -> Survey:
     """Read what the step judges by; raises LabError when the machine cannot be this lab's server."""
     facts = gather(server, paths(), UNIT_NAMES, boot_files(lab))
-    _can_serve(lab, server, facts)
+    bridge = bridging(lab, server) if facts.root else None
+    _can_serve(lab, server, facts, bridge)
     shown = certificate.standing(lab, server) or UNMADE
-    return Survey(facts, shown, server_media.due(lab, server), parts(lab, facts, shown))
+    return Survey(facts, shown, server_media.due(lab, server), parts(lab, facts, shown), bridge)
 
 
 def changes(lab: Lab, server: Remote, found: Survey) -> dict[str, bool | None]:
@@ -80,14 +86,15 @@ def changes(lab: Lab, server: Remote, found: Survey) -> dict[str, bool | None]:
     return {**found.changes, **server_told.untold(lab, server, found.certificate)}
 
 
-def _can_serve(lab: Lab, server: Remote, facts: Facts) -> None:
+def _can_serve(lab: Lab, server: Remote, facts: Facts, bridge: Bridging | None) -> None:
     if not facts.root:
         raise LabError("the server step changes system services; it needs root there", node=server.name)
-    if str(lab.server.address) not in facts.addresses:
+    if not bridge and str(lab.server.address) not in facts.addresses:
         message = f"it does not have the lab's server address {lab.server.address}"
         raise LabError(message, node=server.name, last_seen=f"its addresses are {', '.join(facts.addresses)}")
     _stays_reachable(lab, server, facts)
-    missing = [link for link in (lab.server.lan, lab.server.wan) if link and link not in facts.links]
+    links = (*facts.links, bridge.wanted.name) if bridge else facts.links
+    missing = [link for link in (lab.server.lan, lab.server.wan) if link and link not in links]
     if missing:
         message = f"it has no network interface {' or '.join(missing)}, which the lab file names"
         raise LabError(message, node=server.name, last_seen=f"its interfaces are {', '.join(facts.links)}")

@@ -29,7 +29,7 @@ PYTHON = "3.13"
 
 PACKAGES = (
     "dnsmasq", "nginx-light", "nftables", "chrony", "ipxe", "curl", "python3-pip",
-    "prometheus-node-exporter", "shim-signed", "grub-efi-amd64-signed",
+    "prometheus-node-exporter", "shim-signed", "grub-efi-amd64-signed", "bridge-utils",
 )  # fmt: skip
 """What the server step installs; it is to be had with all that it needs on top of the server's image."""
 

@@ -19,6 +19,7 @@ from pydantic import (
 from provision.errors import InventoryError, Mistake
 from provision.inventory import ubuntu
 from provision.inventory.boot_chains import CHAINS, Firmware, Mode, Target
+from provision.inventory.bridge import ServerBridge
 from provision.inventory.disk_options import (
     Btrfs,
     Lvm,
@@ -132,6 +133,7 @@ class Server(Part):
     wan: Interface | None = None
     wan_probe: Address | None = None
     firewall: Firewall | None = None
+    bridge: ServerBridge | None = None
     node_exporter: bool = False
     host_key: PublicKey | None = None
     identity: FilePath | None = None

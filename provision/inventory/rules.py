@@ -338,6 +338,9 @@ def _server_rules(given: Mapping[str, Any], networks: Mapping[str, Network]) -> 
         yield _told(("server", "wan"), f'"{server["wan"]}" is the lan interface too', ("server", "lan"))
     if server.get("firewall") is not None and not server.get("wan"):
         yield _told(("server", "firewall"), "has no interface to guard: give wan, the one to the outside")
+    bridge, wan = _part(server, "bridge"), server.get("wan")
+    if wan and wan in (bridge.get("name"), *_listed(bridge.get("ports"))):
+        yield _told(("server", "bridge"), f'has "{wan}", the interface to the outside', ("server", "wan"))
     management = networks.get(MANAGEMENT)
     probe = _address(server.get("wan_probe"))
     if probe and management and probe in management.cidr:
