@@ -8,7 +8,7 @@ SHARED_RACKS = ("tests/lab/", "tests/faults/test_killed_run.py")
 """Where tests share standing racks, which one process raises; they mostly wait for machines."""
 OWN_RACKS = tuple(
     f"tests/lab/test_{name}.py"
-    for name in ("first_boot_script", "mixed_lab", "pve_layer", "rack_life", "server_step")
+    for name in ("first_boot_script", "mixed_lab", "pve_layer", "rack_life", "server_bridge", "server_step")
 )
 """Tests beside them that raise what they need themselves."""
 
