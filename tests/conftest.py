@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Two lanes, whatever --dist says."""
+    """Lanes, whatever --dist says."""
     from tests.lanes import Lanes  # noqa: PLC0415 (every session of pytest loads this module)
 
     return Lanes(config, log)
