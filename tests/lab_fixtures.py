@@ -25,7 +25,7 @@ from virtual_lab.places import Places, home
 
 ROOT = Path(__file__).parents[1]
 INSTANCE = "-".join(filter(None, [os.environ.get("RACKPROOF_INSTANCE"), "selftest"]))
-SOON = Patience(60, first=0.05, most=0.2)
+SOON = Patience(180, first=0.05, most=0.2)
 
 
 @dataclass
