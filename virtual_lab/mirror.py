@@ -23,7 +23,6 @@ from virtual_lab.recipes import SUITE
 
 Say = Callable[[str], None]
 
-_ARCHIVE = "http://deb.debian.org/debian"
 PYTHON = "3.13"
 """The server's."""
 
@@ -77,7 +76,7 @@ def _make(image: Path, made: Path, env: Mapping[str, str]) -> None:
 
 def _fetch_packages(image: Path, scratch: Path, env: Mapping[str, str]) -> None:
     """By this machine's apt, as if it were the image's: with its keys, and on top of what it holds."""
-    sources = images.mirror_lines(images.own_sources(), SUITE) or [f"deb {_ARCHIVE} {SUITE} main"]
+    sources = images.mirror_lines(images.own_sources(), SUITE) or [_source_of_images()]
     (scratch / "sources.list").write_text("\n".join(sources) + "\n")
     shutil.copyfile(image / "var/lib/dpkg/status", scratch / "status")
     settings = {
@@ -92,6 +91,15 @@ def _fetch_packages(image: Path, scratch: Path, env: Mapping[str, str]) -> None:
     _run([*apt, "update"], env)
     for wanted in (PACKAGES, NEIGHBOURS):  # apart: chrony takes the place of systemd-timesyncd
         _run([*apt, "install", "--download-only", "--no-install-recommends", *wanted], env)
+
+
+def _source_of_images() -> str:
+    """Where mmdebstrap takes Debian from where this machine names no mirror of it: the program says so."""
+    program = shutil.which("mmdebstrap")
+    found = re.search(r"https?://deb\.[a-z.]+/debian\b", Path(program).read_text()) if program else None
+    if found is None:
+        raise LabError("this machine's apt names no mirror of Debian", likely="it is no Debian; use one")
+    return f"deb {found[0]} {SUITE} main"
 
 
 def _entry(package: Path) -> str:
