@@ -113,10 +113,6 @@ def _status(leave: Leave) -> Request:
     return Request("POST", f"/report/{leave.report_token}", leave.node.address, body)
 
 
-def _classic_answer(node: SimulatedNode) -> Request:
-    return Request("POST", "/answer.php", node.address, asks_for_answer(node).decode())
-
-
 def _classic_status(node: SimulatedNode) -> Request:
     said = {"node": node.name, "phase": "status", "nonce": node.mac, "text": "the network is up"}
     return Request("POST", "/status.php", node.address, json.dumps(said))

@@ -138,7 +138,6 @@ Address = Annotated[IPv4Address | IPv6Address, _from_text(ip_address, "IP addres
 _LOWERED = BeforeValidator(
     lambda value: value.lower() if isinstance(value, str) and value.isupper() else value
 )
-Whole = Annotated[int, Field(ge=0)]
 Gib = Annotated[float, Field(ge=0)]
 
 

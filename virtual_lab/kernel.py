@@ -16,13 +16,11 @@ T = TypeVar("T")
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
-PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -76,11 +74,6 @@ def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     _checked(_libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0), "prctl")
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends."""
-    _checked(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def call_myself(name: str) -> None:
