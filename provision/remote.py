@@ -32,6 +32,13 @@ then echo same; exit; fi
 chown -- "$4" "$new"; chmod -- "$3" "$new"
 sync -- "$new"; mv -fT -- "$new" "$path"; sync -- "$folder"; echo changed
 """
+# A command outlives the run that was killed over it. Who waited in vain may not act on what it knew then.
+ALONE = """set -eu
+exec 9>/run/lock/rackproof
+flock -n 9 || { echo "a command of an earlier run is still at work here" >&2; flock 9; }
+read -r _ _ _ parent _ <"/proc/$$/stat"; [ "$parent" = "$PPID" ] || exit 1
+"$@" 9>&-
+"""
 _opened_to: list[str] = []
 
 
@@ -231,6 +238,14 @@ def gave_up(name: str, command: str, timeout: float, output: bytes) -> GaveUp:
 def script(text: str, *arguments: str) -> str:
     """The command that runs a shell script with these arguments."""
     return shlex.join(["sh", "-c", text, "rackproof", *arguments])
+
+
+def alone(command: str) -> str:
+    """The command that runs this one, by /bin/sh, once no other of its kind is at work on the machine.
+
+    It does not run when whoever sent it is gone by then.
+    """
+    return script(ALONE, "sh", "-c", command)
 
 
 def short(command: str, most: int = 160) -> str:
