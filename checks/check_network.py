@@ -17,6 +17,13 @@ GUEST_PORT = re.compile(r"(tap|veth)\d+i\d+|fwpr\d+p\d+")
 """What Proxmox calls the ends of its guests' cables (pve-common's `Network.pm`)."""
 
 
+def test_cable_carries(host: Host, node: Node, network: Network) -> None:
+    """The NIC of that network has a link to its switch."""
+    links = probe.links(host)
+    nic = nic_of(node, network, links)
+    assert links[nic].carrier, f"{nic} has no link: its cable is out, or its port on the switch is off"
+
+
 def test_bridge_has_its_port(host: Host, node: Node, network: Network) -> None:
     """The bridge is up, and the node's NIC of that network is its one port, guests' aside."""
     links = probe.links(host)
