@@ -137,4 +137,4 @@ def test_a_check_is_asked_of_light_nodes_if_it_says_so(tmp_path: Path) -> None:
     subjects = {case.partition("::")[0].removeprefix("checks/check_") for case in cases}
     assert subjects == {"broadcast.py", "install.py", "mtu.py", "network.py", "ssh.py"}
     assert sum("test_largest_packet_passes" in case for case in cases) == 2 * 2 * 20
-    assert sum("node07" in case for case in cases) == 35 + 2 * 2 * 2
+    assert sum("node07" in case for case in cases) == 37 + 2 * 2 * 2
