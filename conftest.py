@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from provision.journal import Evidence
     from provision.machines import Machines
 
-pytest_plugins = ["provision.plugin", "checks.fixtures", "reports.plugin"]
+pytest_plugins = ["provision.plugin", "checks.fixtures", "checks.drift_cases", "reports.plugin"]
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,18 @@ def chosen(run: Run, lab: Lab) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def machines(lab: Lab, run: Run) -> Iterator[Machines]:
-    """The lab's machines by SSH: one connection each, opened when first used."""
+def machines(pytestconfig: pytest.Config, lab: Lab, run: Run) -> Iterator[Machines]:
+    """The lab's machines by SSH: one connection each, opened when first used.
+
+    In the end the rack's facts are kept: a green run's are what later runs are compared with.
+    """
     from provision.machines import Machines  # noqa: PLC0415
 
     with Machines(lab, run.ledger) as machines:
         yield machines
+        from checks import comparison  # noqa: PLC0415
+
+        comparison.keep(pytestconfig.stash[SESSION], run, lab, machines)
 
 
 @pytest.fixture(scope="session")

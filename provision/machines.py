@@ -56,6 +56,12 @@ class Machines:
             machine.close()
 
     @property
+    def reached(self) -> frozenset[str]:
+        """Those that there is a connection to."""
+        with self._lock:
+            return frozenset(self._open)
+
+    @property
     def nodes(self) -> Mapping[str, Remote]:
         """All nodes by name, each connected to when it is first asked for."""
         return _Nodes(self, tuple(self._lab.nodes))

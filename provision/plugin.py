@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # process: a shell has that ignored by what it starts in the background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     mode = _mode(config)
+    _check_drift(config, mode)
     if mode is None:
         if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
             config.args = [str(ROOT / "tests")]
@@ -103,6 +104,16 @@ def _mode(config: pytest.Config) -> Mode | None:
     return SELECTIONS[selection]
 
 
+def _check_drift(config: pytest.Config, mode: Mode | None) -> None:
+    option = config.option
+    if option.drift and mode != "verify":
+        raise pytest.UsageError("--drift compares what stands and changes nothing: say -m verify --drift")
+    if option.accept and not option.drift:
+        raise pytest.UsageError("--accept takes what --drift compares: give both")
+    if option.reason is not None and not option.accept:
+        raise pytest.UsageError("--reason says why --accept is given: give both")
+
+
 def _request(config: pytest.Config, mode: Mode) -> Request:
     option = config.option
     worker: dict[str, str] = getattr(config, "workerinput", {})
@@ -115,7 +126,9 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
-        run_id=worker.get("rackproof_run"),
+        run_id=worker.get("rackproof_run"), drift=option.drift,
+        whole=config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and not (option.keyword or option.deselect),
     )  # fmt: skip
 
 
@@ -165,6 +178,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """A lab session collects steps and checks; any other the project's own tests."""
     own_tests = SESSION not in config.stash
     skipped = ("provision", "checks") if own_tests else ("tests",)
+    if collection_path.name == "check_drift.py" and not config.option.drift:
+        return True
     return True if any(collection_path.is_relative_to(ROOT / name) for name in skipped) else None
 
 

@@ -47,6 +47,8 @@ class Request:
     notify: tuple[str, ...] = ()
     notify_when: str = "always"
     run_id: str | None = None
+    drift: bool = False
+    whole: bool = True
 
 
 @dataclass
@@ -219,6 +221,12 @@ class Session:
     def outcome(self) -> str:
         """How the run stands: its last word once the last test has ended."""
         return "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
+
+    @property
+    def moves_baseline(self) -> bool:
+        """Whether later runs compare with what stands at the end: it was made, and all was checked."""
+        made = self.request.mode == "provision" and self.request.deed != "test"
+        return made and self.request.whole and self.outcome == "proved"
 
     def _end(self, run: Run) -> None:
         at_work = spans.covered(spans.recorded())
