@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from provision.inventory import Lab
     from provision.journal import Evidence
     from provision.machines import Machines
+    from provision.run import Done
 
 pytest_plugins = ["provision.plugin", "checks.fixtures", "checks.drift_cases", "reports.plugin"]
 
@@ -111,10 +112,15 @@ def boot_service(
 @pytest.fixture(scope="session")
 def nodes_rebooted(run: Run, chosen: Lab, machines: Machines, boot_service: BootService) -> Evidence:
     """Step `power`: every node identified, permitted to install, and reset into network boot."""
-    from provision import install, power  # noqa: PLC0415
+    from provision import install, pace, power  # noqa: PLC0415
 
     permits = install.Permits(chosen, run, boot_service, machines.server)
-    return run.step("power", lambda: power.reboot(chosen, run, permits.grant, first_sign=permits.heard_of))
+
+    def reboot() -> Done:
+        known = pace.known(chosen, run, machines.server)
+        return power.reboot(chosen, run, permits.grant, signs=permits, pace=known)
+
+    return run.step("power", reboot)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.images import COMBINED
 from provision.inventory.light import LIGHT, Kind
+from provision.inventory.pace import Link, Power
 from provision.inventory.secret import Secret, absolute
 from provision.inventory.words import (
     MANAGEMENT,
@@ -122,7 +123,7 @@ class Network(Part):
 
 
 class Server(Part):
-    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`.
+    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`, `link` in bits a second.
 
     `iso_tokens` are the bearer tokens of prepared ISOs, each "name:secret", the secrets by their names.
     """
@@ -131,6 +132,7 @@ class Server(Part):
     name: Label = "server"
     address: Address
     lan: Interface | None = None
+    link: Link | None = None
     wan: Interface | None = None
     wan_probe: Address | None = None
     firewall: Firewall | None = None
@@ -529,6 +531,7 @@ class Lab(Part):
     cluster: Cluster | None = None
     ceph: Ceph | None = None
     templates: dict[Annotated[int, Field(ge=100, le=999_999_999)], Template] = {}
+    power: Power = Power()
     deadlines: Deadlines = Deadlines()
     media: dict[System, InstallMedia] = {}
     images: dict[System, InstallImage] = {}
