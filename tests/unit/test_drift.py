@@ -51,7 +51,9 @@ def test_the_same_facts_in_another_order_are_no_drift(facts: dict[str, Any], cha
 
 
 @given(facts, st.data(), st.randoms())
-def test_a_planted_change_is_exactly_that_difference(facts: dict[str, Any], data: st.DataObject, chance: random.Random) -> None:
+def test_a_planted_change_is_exactly_that_difference(
+    facts: dict[str, Any], data: st.DataObject, chance: random.Random
+) -> None:
     whole = {"there": 1, **facts}
     path = data.draw(st.sampled_from(leaves(whole)))
     changed = deepcopy(whole)
@@ -112,7 +114,9 @@ def test_a_notice_is_no_drift(subject: str, before: dict[str, Any], after: dict[
 
 
 def test_what_an_install_makes_anew_is_told_apart_and_is_drift() -> None:
-    (changed,) = compared("node1", "keys", {"host": {"ssh-rsa": "SHA256:a"}}, {"host": {"ssh-rsa": "SHA256:b"}})
+    (changed,) = compared(
+        "node1", "keys", {"host": {"ssh-rsa": "SHA256:a"}}, {"host": {"ssh-rsa": "SHA256:b"}}
+    )
     (new,) = compared("node1", "keys", {"authorised": {}}, {"authorised": {"root root@node9": ["SHA256:b"]}})
     assert changed.anew
     assert not changed.notice

@@ -100,7 +100,11 @@ def test_shared_files_of_a_cluster(shared: dict[str, Any]) -> None:
     facts = shared["facts"]
     assert shared["unread"] == {}
     assert shared["ceph"]
-    assert facts["cluster"]["nodes"]["node1"] == {"nodeid": "1", "quorum_votes": "1", "ring0_addr": "10.10.1.21"}
+    assert facts["cluster"]["nodes"]["node1"] == {
+        "nodeid": "1",
+        "quorum_votes": "1",
+        "ring0_addr": "10.10.1.21",
+    }
     assert facts["cluster"]["config version"] == "4"
     assert facts["cluster"]["links"] == ["0"]
     assert facts["cluster"]["datacenter"]["http_proxy"] == "http://proxy:3128"
@@ -116,7 +120,9 @@ def test_shared_files_of_a_cluster(shared: dict[str, Any]) -> None:
 
 
 def test_a_template_by_its_settings(shared: dict[str, Any]) -> None:
-    assert set(shared["facts"]["templates"]) == {"9000"}, "a guest that is no template is none of the rack's facts"
+    assert set(shared["facts"]["templates"]) == {"9000"}, (
+        "a guest that is no template is none of the rack's facts"
+    )
     assert rack_facts._template(shared["facts"]["templates"]["9000"]) == {
         "node": "node1", "notes": "rackproof template 9000", "cipassword": "(not told)", "cores": "1",
         "name": "ubuntu-24.04", "template": "1", "sshkeys": [fingerprint(KEY)],
@@ -127,7 +133,9 @@ def test_this_machine_can_be_read_twice_alike() -> None:
     script = (ON_NODE / "machine_facts.py").read_text()
     first, second = (
         json.loads(
-            subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, "-"], input=script, capture_output=True, text=True, check=True
+            ).stdout
         )
         for _ in range(2)
     )
@@ -152,13 +160,17 @@ def test_authorised_keys_by_account_and_comment() -> None:
 
 
 def test_another_option_is_another_fact() -> None:
-    one, other = (authorised("root", [f'from="{ip}" ssh-ed25519 {KEY} joe']) for ip in ("10.0.0.1", "10.0.0.2"))
+    one, other = (
+        authorised("root", [f'from="{ip}" ssh-ed25519 {KEY} joe']) for ip in ("10.0.0.1", "10.0.0.2")
+    )
     assert one != other
 
 
 def test_fingerprint_is_ssh_keygens(tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text(f"ssh-ed25519 {KEY} joe\n")
-    said = subprocess.run(["ssh-keygen", "-lf", tmp_path / "key.pub"], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", tmp_path / "key.pub"], capture_output=True, text=True, check=True
+    )
     assert fingerprint(KEY) in said.stdout.split()
     assert host_keys([f"ssh-ed25519 {KEY} root@node1"]) == {"ssh-ed25519": fingerprint(KEY)}
 
