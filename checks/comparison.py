@@ -123,7 +123,8 @@ def touched(run: Run, lab: Lab) -> list[str]:
 
 def _keep(run: Run, lab: Lab, machines: Machines, names: Iterable[str], *, green: bool) -> None:
     baseline = Baseline(run.ledger, run.lab)
-    readings, failed = rack_facts.read_all(lab, machines, names)
+    identified = run.recall("power").nodes if "power" in run.acting and green else None
+    readings, failed = rack_facts.read_all(lab, machines, names, identified)
     (baseline.move if green else baseline.see)(readings, run.id, time.time())
     if green and readings:
         run.say("baseline", f"is now of this run: {', '.join(each.machine for each in readings)}")

@@ -17,6 +17,8 @@ from provision.redfish import Board, Timing
 from provision.remote import Remote
 from provision.together import together
 
+Identified = Mapping[str, Mapping[str, Any]]
+"""What step `power` read back of each node."""
 SERVER = "server"
 OF_MACHINE = (
     "hardware", "firmware", "kernel", "packages", "repositories", "network", "sysctl", "ssh", "keys", "users",
@@ -49,21 +51,26 @@ def subjects_of(lab: Lab, nodes: Iterable[str]) -> Iterator[tuple[str, str, str]
             yield from ((machine, subject, step) for subject in OF_MACHINE)
 
 
-def read(lab: Lab, machines: Machines, name: str) -> Reading:
-    """The facts of a machine, or of the cluster; raises LabError when it cannot be asked at all."""
+def read(lab: Lab, machines: Machines, name: str, identified: Identified | None = None) -> Reading:
+    """The facts of a machine, or of the cluster; raises LabError when it cannot be asked at all.
+
+    `identified` is what BMCs said of their nodes in this run, where they were: then none is asked again.
+    """
     if name == CLUSTER:
         return _read_cluster(lab, machines.node(_asked_for_cluster(lab)))
     if name == SERVER:
         return _told(name, _run(machines.server, "machine_facts"))
-    return _read_node(lab.nodes[name], machines.node(name))
+    return _read_node(lab.nodes[name], machines.node(name), (identified or {}).get(name))
 
 
-def read_all(lab: Lab, machines: Machines, names: Iterable[str]) -> tuple[list[Reading], dict[str, str]]:
+def read_all(
+    lab: Lab, machines: Machines, names: Iterable[str], identified: Identified | None = None
+) -> tuple[list[Reading], dict[str, str]]:
     """The facts of several machines at once, and of those that could not be asked why."""
 
     def outcome(name: str) -> Reading | LabError:
         try:
-            return read(lab, machines, name)
+            return read(lab, machines, name, identified)
         except LabError as error:
             return error
 
@@ -108,11 +115,11 @@ def _keys(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_node(node: Node, machine: Remote) -> Reading:
+def _read_node(node: Node, machine: Remote, identified: Mapping[str, Any] | None) -> Reading:
     """What the machine says, and its BMC's word on firmware beside it."""
     ways = {
         "system": lambda: _told(node.name, _run(machine, "machine_facts")),
-        "bmc": lambda: _read_bmc(node),
+        "bmc": lambda: _of_bmc(node, identified),
     }
     found = together(ways, lambda ask: ask())
     system, bmc = found["system"], found["bmc"]
@@ -121,7 +128,10 @@ def _read_node(node: Node, machine: Remote) -> Reading:
     return Reading(node.name, {name: facts[name] for name in facts if name not in unread}, unread)
 
 
-def _read_bmc(node: Node) -> Reading:
+def _of_bmc(node: Node, identified: Mapping[str, Any] | None) -> Reading:
+    if identified is not None:
+        firmware = {"BMC": identified.get("bmc_firmware"), "BIOS by the BMC": identified.get("bios")}
+        return Reading(node.name, {"firmware": firmware})
     try:
         with Board(node, timing=Timing.within(BMC_SECONDS)) as board:
             found = board.identity()

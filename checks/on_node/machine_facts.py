@@ -305,6 +305,7 @@ def nics() -> dict[str, Any]:
     return found
 
 
+@cache
 def links() -> list[dict[str, Any]]:
     """Interfaces with their addresses, as `ip` has them."""
     found: list[dict[str, Any]] = json.loads("\n".join(lines("ip", "-j", "-d", "addr", "show")))

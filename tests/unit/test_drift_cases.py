@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from checks import check_drift
+from checks.comparison import Subject
 from checks.drift_cases import each_by_itself, in_full
 from provision.baseline import Kept, Reading
 from provision.drift import Difference
+from provision.session import SESSION
 from tests.unit.test_suite import lab, run_pytest
 
 __all__ = ["lab"]
@@ -87,3 +92,27 @@ def test_no_other_run_has_any(tmp_path: Path, lab: Path, mode: str) -> None:
     listed = run_pytest(tmp_path, "-m", mode, "--lab", str(lab), "--wipe", "attic", "--collect-only", "-q")
     assert listed.returncode == 0
     assert "check_drift" not in listed.stdout
+
+
+NONE: Any = None
+"""The comparison, which only accepting needs."""
+
+
+def config(*, accept: bool) -> Any:
+    session = SimpleNamespace(written=SimpleNamespace(name="attic"))
+    return SimpleNamespace(option=SimpleNamespace(accept=accept), stash={SESSION: session})
+
+
+def test_without_a_baseline_it_fails_and_says_what_to_do() -> None:
+    with pytest.raises(
+        AssertionError, match="run pytest -m provision to its green end, or accept what stands"
+    ):
+        check_drift.test_unchanged(config(accept=False), NONE, Subject("node1", "packages", {}, None))
+
+
+def test_a_notice_passes_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    notice = Difference("cluster", "cluster", "config version", "4", "5", notice=True)
+    check_drift.test_unchanged(
+        config(accept=False), NONE, Subject("cluster", "cluster", {}, BEFORE, [notice])
+    )
+    assert capsys.readouterr().out == "no drift: cluster cluster: config version: 4 → 5\n"
