@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from provision.inventory.light import LIGHT
 from provision.run import NoEvidence, Run
 from provision.session import SESSION
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
 NOT_PROXMOXS = frozenset({"ubuntu"})
 """Marks of checks that only nodes of Proxmox have, and that they have not."""
+MOST_PAIRED = 16
+"""Of so many nodes a check of pairs is asked for every pair; of more, for two pairs from each node."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         name for name in session.node_names if name in lab.nodes and _concerns(metafunc, lab.nodes[name])
     ]
     if {"node", "peer"} <= wanted:
-        pairs = list(permutations(names, 2))
+        pairs = paired(names)
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
     elif "node" in wanted:
         _spread(metafunc, "node", names, names)
@@ -60,9 +63,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         _spread(metafunc, "record", records, [name for name, _ in records])
 
 
+def paired(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of nodes that a check of pairs is asked for.
+
+    In a large lab each node is asked for the next one in the lab's order, the first after the last, and for
+    the one half of the lab away: each is twice at either end, and a fault between any two parts of a row of
+    racks lies between two such nodes.
+    """
+    if len(names) <= MOST_PAIRED:
+        return list(permutations(names, 2))
+    count = len(names)
+    return [(name, names[(at + far) % count]) for at, name in enumerate(names) for far in (1, count // 2)]
+
+
 def _concerns(metafunc: pytest.Metafunc, node: Node) -> bool:
     """Whether a check is one of this node: what belongs to a system or to a cluster is not of all."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if node.kind == LIGHT:
+        return LIGHT in marks
     return not marks & (NOT_PROXMOXS if node.is_proxmox else PROXMOXS)
 
 
@@ -83,10 +101,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("provision")
             item.add_marker("verify")
     lab = session.written
+    light = lab.is_light
     systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}
     absent = {
         "proxmox": True not in systems, "ubuntu": False not in systems,
-        "wan": lab.server.wan is None, "firewall": lab.server.firewall is None,
+        "wan": light or lab.server.wan is None, "firewall": lab.server.firewall is None,
         "bridge": lab.server.bridge is None,
         "node_exporter": not lab.server.node_exporter, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
@@ -97,9 +116,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
         or _is_of_an_unasked_part(item, lab)
+        or (light and item.get_closest_marker(LIGHT) is None)
     ]
     if needless:
-        items[:] = [item for item in items if item not in needless]
+        left = set(needless)
+        items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=needless)
 
 
@@ -227,6 +248,14 @@ def proved(evidence: Evidence, node: Node) -> dict[str, Any]:
             f"step {evidence.step} left no evidence of it; run pytest -m provision", node=node.name
         )
     return evidence.nodes[node.name]
+
+
+@pytest.fixture
+def known_keys(node: Node, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The node's SSH host keys by its install; of a node that was never installed, the lab file's."""
+    if node.kind == LIGHT and node.host_key:
+        return (node.host_key,)
+    return tuple(request.getfixturevalue("proved")["ssh_host_keys"])
 
 
 @pytest.fixture(scope="session")

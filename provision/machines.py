@@ -67,10 +67,12 @@ class Machines:
             return self._open[name]
 
     def _host_keys(self, node: str) -> tuple[str, ...] | None:
-        # Without evidence of an install the user's own known_hosts decides: a machine that never
-        # provisioned this lab can verify it, as far as it knows the nodes.
+        # Without evidence of an install the lab file or the user's own known_hosts decides: a machine that
+        # never provisioned this lab can verify it, as far as it knows the nodes.
         evidence = self._ledger.recall(self._lab.name, "install")
-        return host_keys_of(evidence, node) if evidence else None
+        known = host_keys_of(evidence, node) if evidence else None
+        written = self._lab.nodes[node].host_key
+        return known or ((written,) if written else None)
 
 
 class _Nodes(Mapping[str, Remote]):

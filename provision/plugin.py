@@ -188,7 +188,8 @@ def _needless(item: pytest.Item, session: Session) -> bool:
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], needless: Sequence[pytest.Item]) -> None:
     if needless:
-        items[:] = [item for item in items if item not in needless]
+        left_out = set(needless)
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=needless)
 
 

@@ -235,6 +235,10 @@ class Session:
             raise self._mistakes(
                 [f'--nodes: "{name}" is not a node of this lab; it has {known}' for name in unknown]
             )
+        if self.written.is_light and self.request.mode == "provision":
+            raise self._mistakes(
+                ["its nodes are light, which are never installed: python -m virtual_lab up, then -m verify"]
+            )
         if not self.steps and self.request.mode == "provision":
             raise self._mistakes(
                 [f"--from {self.request.from_step} comes after --until {self.request.until_step}"]

@@ -33,6 +33,7 @@ from provision.inventory.disk_options import (
 from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.images import COMBINED
+from provision.inventory.light import LIGHT, Kind
 from provision.inventory.pace import Link, Power
 from provision.inventory.secret import Secret, absolute
 from provision.inventory.words import (
@@ -256,6 +257,8 @@ class Node(Part):
     packages: Annotated[tuple[Package, ...], AfterValidator(distinct), BeforeValidator(listed)] = ()
     first_boot: FirstBoot = FirstBoot()
     firmware: Firmware = "uefi"
+    kind: Kind = "full"
+    host_key: PublicKey | None = None
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
@@ -538,6 +541,11 @@ class Lab(Part):
     def management(self) -> Network:
         """The network that nodes boot from and are reached on."""
         return self.networks[MANAGEMENT]
+
+    @property
+    def is_light(self) -> bool:
+        """Whether its nodes stand as they are and are never installed; of such nodes it has no others."""
+        return any(node.kind == LIGHT for node in self.nodes.values())
 
     @property
     def has_operator(self) -> bool:
