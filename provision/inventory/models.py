@@ -254,6 +254,7 @@ class Node(Part):
     packages: Annotated[tuple[Package, ...], AfterValidator(distinct), BeforeValidator(listed)] = ()
     first_boot: FirstBoot = FirstBoot()
     firmware: Firmware = "uefi"
+    real_firmware: bool = False
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
