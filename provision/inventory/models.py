@@ -259,6 +259,7 @@ class Node(Part):
     firmware: Firmware = "uefi"
     kind: Kind = "full"
     host_key: PublicKey | None = None
+    real_firmware: bool = False
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
