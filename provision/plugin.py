@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provision import inventory, remote
+from provision import inventory, read_only, remote
 from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
@@ -55,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
             session.judge_answers()
     except RackproofError as error:
         raise pytest.UsageError(str(error)) from None
+    if mode == "verify":
+        reading = ExitStack()
+        reading.enter_context(read_only.only_reading())
+        config.add_cleanup(reading.close)
     config.stash[SESSION] = session
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from provision import automation_key, hold, inventory, read_only, remote, secrets, spans, state
+from provision import automation_key, hold, inventory, remote, secrets, spans, state
 from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
 from provision.run import STEPS, Run
 
@@ -134,8 +134,6 @@ class Session:
         with ExitStack() as stack:
             if self.request.mode == "provision":
                 stack.enter_context(self._held())
-            else:
-                stack.enter_context(read_only.only_reading())
             ledger = Ledger(state.folder(self.written.name) / "ledger.db")
             stack.callback(ledger.close)
             acting = self._acting(ledger)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from provision import read_only
 from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, RunState
-from provision.errors import LabError, Refused, Unreachable
+from provision.errors import LabError, Refused, Unreachable, WriteRefused
 from provision.journal import Event
 
 ANSWER_SECONDS = 30.0
@@ -220,7 +220,11 @@ class _Connection(http.client.HTTPConnection):
 
     def putrequest(self, method: str, url: str, *how: Any, **more: Any) -> None:
         """Begin a request that may be sent."""
-        read_only.require_get(method, url, besides=COMPARISONS, node="boot service")
+        try:
+            read_only.require_get(method, url, besides=COMPARISONS, node="boot service")
+        except WriteRefused:
+            self._raw.close()
+            raise
         super().putrequest(method, url, *how, **more)
 
     def connect(self) -> None:

@@ -121,12 +121,17 @@ _CEPH = "|".join((
 ))  # fmt: skip
 _LVM = "-a --noheadings --nosuffix --readonly -o= --options= --units= --reportformat= -S= --select="
 _OBJECT = r"a|addr|address|l|link|r|route|neigh|rule|maddr|netns|vrf|tunnel"
+_SOCKETS = """
+-H -O -n -r -a -l -o -e -m -p -i -s -t -u -w -x -4 -6 -Z -E -N= -f=
+--no-header --numeric --all --listening --processes --tcp --udp --unix
+"""
 _GUEST = r"list|(config|status|pending|listsnapshot) \d+"
 _DPKG = ("-l", "-s", "-L", "-S", "-V", "--print-architecture", "--verify", "--audit")
 _UNIT_VERBS = r"show|status|cat|is-active|is-enabled|is-failed|is-system-running|get-default|list-[a-z-]+"
 
 FORMS = {
     "apt-mark": Form("", r"show(auto|manual|hold)"),
+    "blockdev": Form("--report --getsize64 --getsz --getss --getbsz --getro"),
     "bridge": Form("-j -d -s -p -c", r"(link|vlan|fdb|mdb)( show( .*)?)?"),
     "ceph": Form("-s -f= --format= --connect-timeout=", _CEPH),
     "chronyc": Form("-n -c -h=", r"sources|sourcestats|tracking|activity|serverstats|ntpdata|rtcdata"),
@@ -147,9 +152,10 @@ FORMS = {
     "hostname": Form("-f -s -d -i -I -A --fqdn --short", r""),
     "hostnamectl": Form("--json=", r"(status)?"),
     "ip": Form(
-        "-4 -6 -j -p -s -d -o -br -json -brief -details -stats", rf"({_OBJECT})( (show|list|ls|get)( .*)?)?"
+        "-4 -6 -j -p -s -d -o -br -json --json -brief -details -stats",
+        rf"({_OBJECT})( (show|list|ls|get)( .*)?)?",
     ),
-    "iptables": Form("-S -L -n -v -t=", r"\w*"),
+    "iptables": Form("-S -L -n -v -t= -w=", r"\w*"),
     "journalctl": Form(_JOURNAL),
     "lvs": Form(_LVM),
     "modprobe": Form("-c --showconfig", r"", also=lambda told: _must(told, "-c", "--showconfig")),
@@ -178,10 +184,11 @@ FORMS = {
     "read": Form("-r", r"[a-z_][a-z0-9_]*( [a-z_][a-z0-9_]*)*"),
     "resolvectl": Form("--no-pager", r"|(status|query)( .*)?|dns|domain|statistics"),
     "sed": Form("-n -E -r -s -u -z -e=", also=_sed),
+    "service": Form("", r"[\w@.-]+ status"),
     "set": Form("-e -u -f -x", r""),
     "smartctl": Form("-a -i -H -A -x -c -j -d= -l="),
     "sort": Form("-b -d -f -g -h -i -M -n -r -s -u -V -z -c -k= -t="),
-    "ss": Form("-H -O -n -r -a -l -o -e -m -p -i -s -t -u -w -x -4 -6 -Z -E -N= -f="),
+    "ss": Form(_SOCKETS),
     "ssh": Form("-o= -p= -i= -q", early=True, also=_ssh),
     "sysctl": Form("-n -e -N -b -a --values --ignore", r"[\w./ *-]*"),
     "systemctl": Form(_UNITS, rf"|({_UNIT_VERBS})( .*)?"),

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checks import probe
+from checks.backend import host_of
 from provision import certificate, diagnose, pve, read_only
 from provision.errors import WriteRefused
 from provision.read_only import programs
 from provision.read_only.shell import UNKNOWN
 from provision.remote import WRITE, LocalRemote, script
+from tests.unit.test_suite import LAB, run_pytest
+
+CHECKS = "tests/lab/checks_that_write.py"
 
 READS = [
     "cat /etc/hosts",
@@ -93,7 +99,7 @@ WRITES = [
     "netplan set x", "networkctl down x", "ethtool -K eno1 rx on", "ethtool -s eno1 speed 10", "ethtool -G eno1 rx 1",
     "smartctl -t short x", "nvme format x", "zpool status -c x", "zfs destroy x", "ss -K dst x", "ss -D x", "dpkg -i x",
     "dpkg --compare-versions 1 lt 2", "apt-get update", "apt-mark hold x", "numactl -H rm", "corosync-cfgtool -R",
-    "corosync-cmapctl -s x u8 1", "corosync-quorumtool -e 1", "openssl x509 -in x -out y", "openssl s_client -connect x",
+    "corosync-cmapctl -s x u8 1", "service nginx restart", "blockdev --setro x", "blockdev --rereadpt x", "corosync-quorumtool -e 1", "openssl x509 -in x -out y", "openssl s_client -connect x",
     "openssl s_client -connect x <y -quiet", "openssl enc x", "ping -f x", "dmidecode --dump-bin x", "env -i rm", "set -o x",
     "env x=y", ". x", ". $x", "source /etc/os-release", ". /etc/os-release x", "efibootmgr -n 1", "kill 1", "reboot",
     "curl -X POST http://x/", "curl -d x http://x/", "curl --data x http://x/", "curl -XDELETE http://x/", "curl -T x http://x/",
@@ -126,6 +132,31 @@ def test_every_question_of_a_diagnosis_only_reads() -> None:
         assert read_only.refusal(each) is None
         assert read_only.refusal(diagnose.question([each])) is None
     assert read_only.refusal(diagnose.question(["cat x", "rm x"])) == "rm is not on the list"
+
+
+def test_what_testinfra_asks_by_itself_only_reads() -> None:
+    host = host_of(LocalRemote())
+    with read_only.only_reading():
+        hosts = host.file("/etc/hosts")
+        assert (hosts.exists, hosts.is_file, hosts.is_symlink, hosts.user, hosts.group) == (
+            True, True, False, "root", "root",
+        )  # fmt: skip
+        assert hosts.contains("127.0.0.1") and hosts.content_string.encode() == hosts.content and hosts.mtime
+        assert (hosts.sha256sum, hosts.mode) and "hosts" in host.file("/etc").listdir()
+        assert host.sysctl("kernel.ostype") == "Linux" and host.interface("lo").exists
+        assert "127.0.0.1" in host.addr("127.0.0.1").ipv4_addresses and host.user("root").uid == 0
+        assert host.group("root").gid == 0 and host.user("root").groups == ["root"]
+        assert host.mount_point("/").exists and host.system_info.type == "linux" and host.exists("sh")
+        assert host.process.filter(pid="1") and host.environment() and host.find_command("ip")
+        for ask in (
+            lambda: host.service("x").is_running, lambda: host.service("x").is_enabled, host.iptables.rules,
+            lambda: host.socket("tcp://127.0.0.1:9").is_listening, lambda: host.package("dpkg").is_installed,
+            lambda: host.service("x").systemd_properties, lambda: host.interface("lo").routes(),
+            lambda: host.block_device("/dev/loop0").size,
+        ):  # fmt: skip
+            # This machine may have no systemd, no netfilter and no loop device: it is asked for all that.
+            with suppress(AssertionError, NotImplementedError, KeyError, RuntimeError, ValueError):
+                ask()
 
 
 # What comes in
@@ -210,7 +241,7 @@ def run_of(text: str, folder: Path) -> set[str]:
 
 
 @given(TEXTS)
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_shell_runs_only_what_is_on_the_list(tmp_path: Path, text: str) -> None:
     if read_only.refusal(text) is None:
         assert run_of(text, tmp_path) <= programs.PLAIN | programs.FORMS.keys() | {
@@ -250,6 +281,36 @@ def test_a_refusal_says_what_why_who_and_what_to_do(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     LocalRemote("node1").run(f"touch {tmp_path}/written")
     assert [path.name for path in tmp_path.iterdir()] == ["written"]
+
+
+def test_it_is_on_in_verify(tmp_path: Path) -> None:
+    (tmp_path / "attic.yaml").write_text(LAB)
+    asked = ("--lab", str(tmp_path / "attic.yaml"), "-k", "this_machine", CHECKS)
+    result = run_pytest(tmp_path, "-m", "verify", *asked)
+    assert result.returncode == 1, result.stdout + result.stderr
+    junit = ElementTree.parse(tmp_path / "out" / "latest" / "junit.xml")
+    assert "not sent: " in str(next(junit.iter("error")).text)
+    assert not list(junit.iter("failure"))
+    assert not (tmp_path / "home" / "rackproof-written-by-a-check").exists()
+
+
+def test_it_is_off_in_provision(tmp_path: Path) -> None:
+    (tmp_path / "attic.yaml").write_text(LAB)
+    asked = ("--lab", str(tmp_path / "attic.yaml"), "-k", "this_machine", "--wipe", "attic", CHECKS)
+    (tmp_path / "home").mkdir()
+    result = run_pytest(tmp_path, "-m", "provision", *asked)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "home" / "rackproof-written-by-a-check").exists()
+
+
+@pytest.mark.parametrize(("mode", "cases"), [("verify", 0), ("provision", 1)])
+def test_a_check_that_writes_is_none_of_verify(tmp_path: Path, mode: str, cases: int) -> None:
+    result = run_pytest(
+        tmp_path, "-m", mode, "--collect-only", "-q", "-k", "an_image_written or pool_is_as_asked"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("::test_pool_is_as_asked[") == 1
+    assert result.stdout.count("::test_an_image_written_on_one_node_is_read_on_another[") == cases
 
 
 def test_reading_goes_through(tmp_path: Path) -> None:
