@@ -92,14 +92,15 @@ def _spread(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A check belongs to both modes; one of what this lab does not have is not a case of it."""
+    """A check that only reads belongs to both modes; one of what this lab does not have is no case of it."""
     session = config.stash.get(SESSION, None)
     if session is None:
         return
     for item in items:
         if not item.get_closest_marker("acts"):
             item.add_marker("provision")
-            item.add_marker("verify")
+            if not item.get_closest_marker("writes"):
+                item.add_marker("verify")
     lab = session.written
     light = lab.is_light
     systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import inventory, remote
-from provision.errors import InventoryError, LabError, RackproofError
+from provision import inventory, read_only, remote
+from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
 
@@ -56,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
             session.judge_answers()
     except RackproofError as error:
         raise pytest.UsageError(str(error)) from None
+    if mode == "verify":
+        reading = ExitStack()
+        reading.enter_context(read_only.only_reading())
+        config.add_cleanup(reading.close)
     config.stash[SESSION] = session
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]
@@ -220,8 +224,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the first step that failed."""
+    """Note the first step that failed, and tell a check's own fault from a failure of what it looked at."""
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, WriteRefused) and call.when == "call":
+        # To JUnit an error is what fails outside of the test itself.
+        report.when = "setup"
     if report.failed and SESSION in item.config.stash:
         item.config.stash[SESSION].failed = True
         if call.excinfo is not None:
