@@ -65,7 +65,7 @@ def machines(lab: Lab, run: Run) -> Iterator[Machines]:
     """The lab's machines by SSH: one connection each, opened when first used."""
     from provision.machines import Machines  # noqa: PLC0415
 
-    with Machines(lab, run.ledger) as machines:
+    with Machines(lab, run.ledger, again=bool(run.acting)) as machines:
         yield machines
 
 
