@@ -9,6 +9,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
 from checks import readings
+from checks.modules import LabHost
 from provision.remote import Output, Remote
 
 Ask = Callable[[Remote, str], Output]
@@ -37,4 +38,4 @@ class RemoteBackend(BaseBackend):  # type: ignore[misc] # testinfra is not typed
 
 def host_of(machine: Remote, ask: Ask = readings.ask) -> Host:
     """The machine as check authors know it: testinfra's Host."""
-    return Host(RemoteBackend(machine, ask))
+    return LabHost(RemoteBackend(machine, ask))

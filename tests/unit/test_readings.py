@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from testinfra.host import Host
 
 from checks import readings
 from checks.backend import host_of
@@ -341,14 +343,26 @@ def test_a_command_among_many_finds_what_it_finds_alone(machine: Machine) -> Non
     assert together == {command: ask(machine, command) for command in ALIKE}
 
 
-def test_testinfra_asks_through_it(session: Session, machine: Machine) -> None:
-    def looked_at(check: str) -> tuple[int, str]:
-        session.asking = Asking(check)
-        file = host_of(machine, session.readings.ask).file("/etc/passwd")
-        return file.mode, file.user
+QUESTIONS: dict[str, Callable[[Host], Any]] = {
+    "file": lambda host: host.file("/etc/passwd").mode,
+    "interface": lambda host: host.interface("lo").addresses,
+    "socket": lambda host: host.socket("tcp://127.0.0.1:1").is_listening,
+    "sysctl": lambda host: host.sysctl("kernel.ostype"),
+}
+"""What checks ask by testinfra's modules."""
 
-    assert looked_at("a") == looked_at("b") == (0o644, "root")
-    assert len(machine.trips) == 5  # once for both checks: what system it is by three questions, mode, user
+
+@pytest.mark.parametrize("module", QUESTIONS)
+def test_a_question_by_testinfra_is_one_round_trip_for_all_checks(
+    session: Session, machine: Machine, module: str
+) -> None:
+    host = host_of(machine, session.readings.ask)
+    told = []
+    for check in "abc":
+        session.asking = Asking(check)
+        told.append(QUESTIONS[module](host))
+    assert told == [told[0]] * 3
+    assert len(machine.trips) == 1
 
 
 def test_output_is_kept_to_the_byte(session: Session, machine: Machine) -> None:
