@@ -69,7 +69,7 @@ def machines(pytestconfig: pytest.Config, lab: Lab, run: Run) -> Iterator[Machin
     """
     from provision.machines import Machines  # noqa: PLC0415
 
-    with Machines(lab, run.ledger) as machines:
+    with Machines(lab, run.ledger, again=bool(run.acting)) as machines:
         yield machines
         from checks import comparison  # noqa: PLC0415
 

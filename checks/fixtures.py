@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from provision import state
 from provision.inventory.light import LIGHT
 from provision.run import NoEvidence, Run
 from provision.session import SESSION
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from testinfra.host import Host
 
     from checks.ceph_facts import CephFacts
+    from checks.readings import Asking, Readings
     from provision.inventory import Ceph, Lab, Network, Node, Pool, Template
     from provision.journal import Evidence
     from provision.machines import Machines
     from provision.pve import Session as ApiSession
     from provision.redfish import Board
+    from provision.remote import Remote
 
 
+ASKING: pytest.StashKey[Asking] = pytest.StashKey()
+"""The check that is running, as the one that asks."""
 PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
 NOT_PROXMOXS = frozenset({"ubuntu"})
 """Marks of checks that only nodes of Proxmox have, and that they have not."""
@@ -125,6 +130,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=needless)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note who asks from now on."""
+    if SESSION in item.config.stash:
+        from checks.readings import Asking  # noqa: PLC0415 (the project's own tests need none)
+
+        fresh = item.get_closest_marker("fresh") is not None
+        item.config.stash[ASKING] = Asking(item.nodeid, fresh=fresh)
+
+
 def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
     """Whether it checks a part of the first boot on a node where that is not asked for."""
     mark = item.get_closest_marker("first_boot")
@@ -213,11 +228,45 @@ def record(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def host_named(machines: Machines) -> Callable[[str], Host]:
+def readings(request: pytest.FixtureRequest, run: Run, machines: Machines) -> Iterator[Readings]:
+    """What machines answered in this session; one that only verifies asks ahead, and its checks share it."""
+    from checks.questions import FILE, Questions  # noqa: PLC0415
+    from checks.readings import Readings  # noqa: PLC0415
+
+    questions, stash = Questions(state.folder(run.lab) / FILE), request.config.stash
+    # A worker of pytest-xdist does not know which checks it will be given, so it asks when they come.
+    alone = not hasattr(request.config, "workerinput")
+    with Readings(questions, lambda: stash[ASKING], shared=not run.acting) as readings:
+        if alone and not run.acting:
+            items = request.session.items
+            readings.begin([item.nodeid for item in items], _reached_by(items), _by_name(machines))
+        yield readings
+    if alone:
+        questions.save()
+
+
+def _by_name(machines: Machines) -> Callable[[str], Remote]:
+    return lambda name: machines.server if name == "server" else machines.node(name)
+
+
+def _reached_by(items: Sequence[pytest.Item]) -> Iterable[str]:
+    """The machines that these checks are about, of those checks that run commands, in the checks' order."""
+    found: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and "machines" in item.fixturenames:
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            server = ["server"] if "server_host" in item.fixturenames else []
+            nodes = [str(params[word]) for word in ("node", "peer") if word in params]
+            found |= dict.fromkeys(server + nodes)
+    return found
+
+
+@pytest.fixture(scope="session")
+def host_named(machines: Machines, readings: Readings) -> Callable[[str], Host]:
     """Any node as a testinfra host, by its name."""
     from checks.backend import host_of  # noqa: PLC0415 (collecting needs no testinfra)
 
-    return cache(lambda name: host_of(machines.node(name)))
+    return cache(lambda name: host_of(machines.node(name), readings.ask))
 
 
 @pytest.fixture(scope="session")
@@ -227,11 +276,11 @@ def host(node: Node, host_named: Callable[[str], Host]) -> Host:
 
 
 @pytest.fixture(scope="session")
-def server_host(machines: Machines) -> Host:
+def server_host(machines: Machines, readings: Readings) -> Host:
     """The provisioning server, as a testinfra host."""
     from checks.backend import host_of  # noqa: PLC0415
 
-    return host_of(machines.server)
+    return host_of(machines.server, readings.ask)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ T = TypeVar("T")
 MOST_SESSIONS = 8
 # A machine that lost its power says nothing: the connection is given up after this much silence.
 KEEPALIVE = {"keepalive_interval": 5, "keepalive_count_max": 3}
+# Of two threads that first use SSH at the same time one makes the loop, or there would be two.
+_MAKING_IT = threading.Lock()
 log = logging.getLogger(__name__)
 
 
@@ -343,8 +345,13 @@ def _bytes(data: str | bytes | None) -> bytes:
     return data.encode() if isinstance(data, str) else data or b""
 
 
-@functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
+    with _MAKING_IT:
+        return _only_loop()
+
+
+@functools.cache
+def _only_loop() -> asyncio.AbstractEventLoop:
     # asyncssh logs every command; a command line is for errors, not for the report's log section.
     asyncssh.set_log_level("WARNING")
     loop = asyncio.new_event_loop()
