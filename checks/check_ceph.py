@@ -80,4 +80,5 @@ def test_health(asked: Ceph, ceph: CephFacts) -> None:
     """Ceph has nothing to complain of, or warns of what the lab file allows alone."""
     told = ceph.complaints
     allowed = {code for code in asked.allowed_warnings if told.get(code, "").startswith("HEALTH_WARN")}
-    assert {code: said for code, said in told.items() if code not in allowed} == {}
+    complaints = [f"{code}: {said}" for code, said in told.items() if code not in allowed]
+    assert not complaints, "\n".join(complaints)

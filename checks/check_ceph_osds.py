@@ -39,7 +39,8 @@ def test_osds_of_node(node: Node, asked: Ceph, ceph: CephFacts, proved: dict[str
 def test_osds_are_up_and_in(node: Node, ceph: CephFacts) -> None:
     """Every OSD of the node runs, and is given data."""
     found = ceph.osds_of(node.name)
-    assert [number for number, osd in found.items() if not (osd.up and osd.taken_in)] == []
+    idle = [f"osd.{number}" for number, osd in found.items() if not (osd.up and osd.taken_in)]
+    assert not idle, f"{', '.join(idle)} down or out"
 
 
 def test_osds_are_on_their_disks(proved: dict[str, Any], evidence: Evidence, disks: list[Disk]) -> None:

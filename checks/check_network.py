@@ -11,10 +11,17 @@ from testinfra.host import Host
 from checks import probe
 from provision.inventory import Lab, Network, Node
 
-pytestmark = pytest.mark.step("install")
+pytestmark = [pytest.mark.step("install"), pytest.mark.light]
 
 GUEST_PORT = re.compile(r"(tap|veth)\d+i\d+|fwpr\d+p\d+")
 """What Proxmox calls the ends of its guests' cables (pve-common's `Network.pm`)."""
+
+
+def test_cable_carries(host: Host, node: Node, network: Network) -> None:
+    """The NIC of that network has a link to its switch."""
+    links = probe.links(host)
+    nic = nic_of(node, network, links)
+    assert links[nic].carrier, f"{nic} has no link: its cable is out, or its port on the switch is off"
 
 
 def test_bridge_has_its_port(host: Host, node: Node, network: Network) -> None:

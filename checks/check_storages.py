@@ -20,8 +20,9 @@ def test_storages_are_active(node: Node, asked: Ceph, api_of: Callable[[str], Se
     """The node itself says of each storage that was asked for that it is enabled, and can be used now."""
     rows = {row["storage"]: row for row in api_of(node.name).api.nodes(node.name).storage.get()}
     told = {name: rows.get(name, {}) for name in storages_asked(asked)}
-    usable = {name: int(row.get("enabled", 1)) and int(row.get("active", 0)) for name, row in told.items()}
-    assert usable == dict.fromkeys(told, 1)
+    able = {name: int(row.get("enabled", 1)) and int(row.get("active", 0)) for name, row in told.items()}
+    idle = [name for name, can in able.items() if not can]
+    assert not idle, f"{node.name} cannot use storage {', '.join(idle)} now"
 
 
 def test_storage_of_pool(lab: Lab, pool: tuple[str, Pool], api_of: Callable[[str], Session]) -> None:

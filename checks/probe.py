@@ -19,11 +19,12 @@ NETPLAN = f"netplan get; ! grep -rqs '^Broadcast=no$' /etc/systemd/network || ec
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface as the kernel has it."""
+    """A network interface as the kernel has it; without `carrier` its cable is out, or is dead beyond."""
 
     name: str
     mtu: int
     up: bool
+    carrier: bool
     mac: str
     master: str | None
     addresses: tuple[IPv4Interface, ...]
@@ -41,6 +42,7 @@ def _link(entry: dict[str, Any]) -> Link:
         name=entry["ifname"],
         mtu=entry["mtu"],
         up="UP" in entry["flags"],
+        carrier="LOWER_UP" in entry["flags"],
         mac=entry["address"],
         master=entry.get("master"),
         addresses=tuple(IPv4Interface(f"{info['local']}/{info['prefixlen']}") for info in ipv4),

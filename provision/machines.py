@@ -63,6 +63,12 @@ class Machines:
             opened.result().close()
 
     @property
+    def reached(self) -> frozenset[str]:
+        """Those that there is a connection to."""
+        with self._lock:
+            return frozenset(self._open)
+
+    @property
     def nodes(self) -> Mapping[str, Remote]:
         """All nodes by name, each connected to when it is first asked for."""
         return _Nodes(self, tuple(self._lab.nodes))
@@ -89,10 +95,12 @@ class Machines:
             opened.set_exception(error)
 
     def _host_keys(self, node: str) -> tuple[str, ...] | None:
-        # Without evidence of an install the user's own known_hosts decides: a machine that never
-        # provisioned this lab can verify it, as far as it knows the nodes.
+        # Without evidence of an install the lab file or the user's own known_hosts decides: a machine that
+        # never provisioned this lab can verify it, as far as it knows the nodes.
         evidence = self._ledger.recall(self._lab.name, "install")
-        return host_keys_of(evidence, node) if evidence else None
+        known = host_keys_of(evidence, node) if evidence else None
+        written = self._lab.nodes[node].host_key
+        return known or ((written,) if written else None)
 
 
 class _Nodes(Mapping[str, Remote]):

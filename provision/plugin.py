@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import inventory, remote
-from provision.errors import InventoryError, LabError, RackproofError
+from provision import inventory, read_only, remote
+from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
 
@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # process: a shell has that ignored by what it starts in the background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     mode = _mode(config)
+    _check_drift(config, mode)
     if mode is None:
         if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
             config.args = [str(ROOT / "tests")]
@@ -55,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
             session.judge_answers()
     except RackproofError as error:
         raise pytest.UsageError(str(error)) from None
+    if mode == "verify":
+        reading = ExitStack()
+        reading.enter_context(read_only.only_reading())
+        config.add_cleanup(reading.close)
     config.stash[SESSION] = session
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]
@@ -103,6 +108,16 @@ def _mode(config: pytest.Config) -> Mode | None:
     return SELECTIONS[selection]
 
 
+def _check_drift(config: pytest.Config, mode: Mode | None) -> None:
+    option = config.option
+    if option.drift and mode != "verify":
+        raise pytest.UsageError("--drift compares what stands and changes nothing: say -m verify --drift")
+    if option.accept and not option.drift:
+        raise pytest.UsageError("--accept takes what --drift compares: give both")
+    if option.reason is not None and not option.accept:
+        raise pytest.UsageError("--reason says why --accept is given: give both")
+
+
 def _request(config: pytest.Config, mode: Mode) -> Request:
     option = config.option
     worker: dict[str, str] = getattr(config, "workerinput", {})
@@ -115,7 +130,9 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
-        run_id=worker.get("rackproof_run"),
+        run_id=worker.get("rackproof_run"), drift=option.drift,
+        whole=config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and not (option.keyword or option.deselect),
     )  # fmt: skip
 
 
@@ -165,6 +182,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """A lab session collects steps and checks; any other the project's own tests."""
     own_tests = SESSION not in config.stash
     skipped = ("provision", "checks") if own_tests else ("tests",)
+    if collection_path.name == "check_drift.py" and not config.option.drift:
+        return True
     return True if any(collection_path.is_relative_to(ROOT / name) for name in skipped) else None
 
 
@@ -188,7 +207,8 @@ def _needless(item: pytest.Item, session: Session) -> bool:
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], needless: Sequence[pytest.Item]) -> None:
     if needless:
-        items[:] = [item for item in items if item not in needless]
+        left_out = set(needless)
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=needless)
 
 
@@ -204,8 +224,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the first step that failed."""
+    """Note the first step that failed, and tell a check's own fault from a failure of what it looked at."""
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, WriteRefused) and call.when == "call":
+        # To JUnit an error is what fails outside of the test itself.
+        report.when = "setup"
     if report.failed and SESSION in item.config.stash:
         item.config.stash[SESSION].failed = True
         if call.excinfo is not None:

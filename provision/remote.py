@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import read_only
 from provision.errors import GaveUp, LabError
 from provision.spans import at_work
 
@@ -31,6 +32,13 @@ if [ "$(stat -c '%a %U:%G' -- "$path" 2>/dev/null)" = "$3 $4" ] && cmp -s -- "$n
 then echo same; exit; fi
 chown -- "$4" "$new"; chmod -- "$3" "$new"
 sync -- "$new"; mv -fT -- "$new" "$path"; sync -- "$folder"; echo changed
+"""
+# A command outlives the run that was killed over it. Who waited in vain may not act on what it knew then.
+ALONE = """set -eu
+exec 9>/run/lock/rackproof
+flock -n 9 || { echo "a command of an earlier run is still at work here" >&2; flock 9; }
+read -r _ _ _ parent _ <"/proc/$$/stat"; [ "$parent" = "$PPID" ] || exit 1
+"$@" 9>&-
 """
 _opened_to: list[str] = []
 
@@ -90,7 +98,10 @@ class Remote(ABC):
 
     @abstractmethod
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
-        """Run `command` once; raises GaveUp after `timeout` seconds and Unreachable."""
+        """Run `command` once; raises GaveUp after `timeout` seconds and Unreachable.
+
+        Raises WriteRefused, and sends nothing, where only reading is allowed (provision/read_only).
+        """
 
     @abstractmethod
     def forward_socket(self, remote_socket: str) -> AbstractContextManager[Path]:
@@ -155,6 +166,7 @@ class LocalRemote(Remote):
 
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
         """Run `command` by /bin/sh; its whole process group is killed at the time-out."""
+        read_only.require_reading(command, stdin, node=self.name)
         with _opened(stdin) as (source, content):
             process = subprocess.Popen(["/bin/sh", "-c", command], stdin=source, stdout=subprocess.PIPE,
                                        stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
@@ -164,6 +176,7 @@ class LocalRemote(Remote):
     @contextmanager
     def forward_socket(self, remote_socket: str) -> Iterator[Path]:
         """The socket itself: it is on this machine."""
+        read_only.require_no_tunnel(remote_socket, node=self.name)
         yield Path(remote_socket)
 
     def close(self) -> None:
@@ -231,6 +244,14 @@ def gave_up(name: str, command: str, timeout: float, output: bytes) -> GaveUp:
 def script(text: str, *arguments: str) -> str:
     """The command that runs a shell script with these arguments."""
     return shlex.join(["sh", "-c", text, "rackproof", *arguments])
+
+
+def alone(command: str) -> str:
+    """The command that runs this one, by /bin/sh, once no other of its kind is at work on the machine.
+
+    It does not run when whoever sent it is gone by then.
+    """
+    return script(ALONE, "sh", "-c", command)
 
 
 def short(command: str, most: int = 160) -> str:

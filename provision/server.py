@@ -25,7 +25,7 @@ from provision import certificate, server_media, server_network, server_told
 from provision.certificate import Certificate
 from provision.errors import LabError
 from provision.inventory import Lab
-from provision.remote import Remote, Result, script, tail
+from provision.remote import Remote, Result, alone, script, tail
 from provision.run import Done, Run
 from provision.secure_boot import require_trust
 from provision.server_bridge import Bridging
@@ -156,14 +156,15 @@ def put(server: Remote, changing: Sequence[Part], before: Facts, run: Run) -> No
     _stage(server, [file for part in changing for file in part.files])
     together({part.name: part for part in changing}, lambda part: _test(server, part))
     marks = {f"{STATE}/applied/{part.unit}": part.digest for part in changing}
-    server.check(script(KEEP_OLD, OLD, *_paths(changing)))
+    server.check(alone(script(KEEP_OLD, OLD, *_paths(changing))))
     with ExitStack() as unless_done:
         unless_done.callback(_put_back, server, changing, before, run)
-        server.check(f"rm -f {shlex.join(marks)} && {script(PUT_IN_PLACE, STAGED, *_paths(changing))}")
+        replace = f"rm -f {shlex.join(marks)} && {script(PUT_IN_PLACE, STAGED, *_paths(changing))}"
+        server.check(alone(replace))
         _start(server, changing, before)
         unless_done.pop_all()
     keep = " && ".join(f"echo {digest} >{mark}" for mark, digest in marks.items())
-    server.check(f"{keep} && rm -rf {STAGED} {OLD}")
+    server.check(alone(f"{keep} && rm -rf {STAGED} {OLD}"))
 
 
 def _prepare(server: Remote, found: Survey, timeout: float) -> None:
@@ -171,11 +172,11 @@ def _prepare(server: Remote, found: Survey, timeout: float) -> None:
     if found.bridge and found.bridge.changes:
         _bridge(server, found.bridge, timeout)
     if found.packages:
-        server.check(script(INSTALL, *found.packages), timeout=timeout)
+        server.check(alone(script(INSTALL, *found.packages)), timeout=timeout)
     if not found.facts.user:
         server.check(ADD_USER)
     if found.lacks_libraries:
-        command = script(PIP, PACKAGES, requirements_digest())
+        command = alone(script(PIP, PACKAGES, requirements_digest()))
         server.check(command, stdin=REQUIREMENTS, timeout=timeout)
     for delivery in chain.from_iterable(found.media.values()):
         server_media.deliver(server, delivery)
@@ -183,7 +184,7 @@ def _prepare(server: Remote, found: Survey, timeout: float) -> None:
 
 def _bridge(server: Remote, bridging: Bridging, timeout: float) -> None:
     if bridging.packages:
-        server.check(script(INSTALL, *bridging.packages), timeout=timeout)
+        server.check(alone(script(INSTALL, *bridging.packages)), timeout=timeout)
     server_network.put(server, bridging, tar(bridging.files))
 
 
@@ -196,7 +197,8 @@ def _surveyed_again(lab: Lab, server: Remote) -> Survey:
 
 def _stage(server: Remote, files: Sequence[File]) -> None:
     archive = tar(files)
-    server.check(script(UNPACK, STATE, hashlib.sha256(archive).hexdigest()), stdin=archive)
+    command = script(UNPACK, STATE, hashlib.sha256(archive).hexdigest())
+    server.check(alone(command), stdin=archive)
 
 
 def tar(files: Sequence[File]) -> bytes:
@@ -224,7 +226,7 @@ def _start(server: Remote, changing: Sequence[Part], before: Facts) -> None:
     units = [part.unit for part in changing]
     prepare = " && ".join(part.prepare for part in changing)
     restart = f"systemctl daemon-reload && systemctl restart {shlex.join(units)}"
-    start = server.run(f"{prepare} && {restart}", timeout=180)
+    start = server.run(alone(f"{prepare} && {restart}"), timeout=180)
     if start.rc != 0:
         raise _did_not_start(server, changing, start)
     new = [unit for unit in units if before.units.get(unit, Unit()).enabled != "enabled"]
@@ -242,7 +244,7 @@ def _put_back(server: Remote, changing: Sequence[Part], before: Facts, run: Run)
     try:
         # A unit that is about to go again can be stopped only while its file is there.
         _systemctl(server, {"disable --quiet --now": new})
-        server.check(script(PUT_IN_PLACE, OLD, *_paths(changing)))
+        server.check(alone(script(PUT_IN_PLACE, OLD, *_paths(changing))))
         server.check(" && ".join(["systemctl daemon-reload", *(part.undo for part in changing)]))
         _systemctl(server, {"disable --quiet": off, "stop": idle, "restart": running})
         # It says no of a unit without a failure to forget.

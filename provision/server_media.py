@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.inventory import InstallMedia, Lab
-from provision.remote import Remote, script
+from provision.remote import Remote, alone, script
 from provision.server_plan import HTTP_ROOT, medium
 
 UPLOAD = 1800.0
@@ -48,7 +48,7 @@ def deliver(server: Remote, delivery: Delivery) -> None:
         server.check(f"touch -d @{modified} {delivery.path}")
         return
     command = script(TAKE, delivery.path, _digest(delivery.file), modified)
-    server.check(command, stdin=delivery.file, timeout=UPLOAD)
+    server.check(alone(command), stdin=delivery.file, timeout=UPLOAD)
 
 
 def sizes(lab: Lab) -> dict[str, dict[str, int]]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from provision import read_only
 from provision.errors import LabError, Unreachable
 from provision.remote import Output, Remote, Stdin, Target, gave_up, note_connection, short
 from provision.spans import at_work
@@ -50,6 +51,7 @@ class SshRemote(Remote):
 
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
         """Run `command` once, in a session of its own."""
+        read_only.require_reading(command, stdin, node=self.name)
         with self._sessions:
             try:
                 return self._execute(command, stdin, timeout)
@@ -59,6 +61,7 @@ class SshRemote(Remote):
     @contextmanager
     def forward_socket(self, remote_socket: str) -> Iterator[Path]:
         """A local socket, readable by this user alone; it outlives a lost connection."""
+        read_only.require_no_tunnel(remote_socket, node=self.name)
         folder = tempfile.TemporaryDirectory(prefix="rackproof-")
         # A thread belongs to the network namespace of the thread that started it. This one starts
         # here, so that a later reconnect leaves from where the caller is, not from the loop's thread.

@@ -21,6 +21,7 @@ from reports.story import Outcome, Result, Story
 if TYPE_CHECKING:
     from provision.journal import Event, Evidence
     from provision.run import Run
+    from reports.changes import Changes
     from reports.terminal import LabReporter
 
 VERSION = "0.1"
@@ -35,6 +36,7 @@ class Telling:
         self._events: list[Event] = []
         self._evidence: list[Evidence] = []
         self._secrets: dict[str, str] = {}
+        self._changes: Changes | None = None
         session.subscribers.append(self.take)
         session.finishers.append(self.look_back)
 
@@ -78,7 +80,7 @@ class Telling:
         # The terminal and the history tell what tests said, too.
         self._story.reword(lambda text: struck(text, self._secrets))
         self._story.interrupted = self._session.interrupted
-        files.write_summary(self._session.folder, self._session.run_id, self._story)
+        files.write_summary(self._session.folder, self._session.run_id, self._story, self._changes)
         self._remember()
         self._show()
         self._keep_secrets()
@@ -109,12 +111,13 @@ class Telling:
 
     def _show(self) -> None:
         """The page, which the last line then names; the run is what it is without one, too."""
-        from reports import page  # noqa: PLC0415
+        from reports import changes, page  # noqa: PLC0415
 
         session = self._session
         material = page.Material(
             session.run_id, session.request.mode, self._story, self._events, self._evidence,
             _addresses(session), list(properties(session, ())), self._about,
+            self._changes or changes.Changes(),
         )  # fmt: skip
         try:
             page.write_page(session.folder, material)
@@ -139,12 +142,13 @@ class Telling:
                 self._reporter.notes.append(str(error))
 
     def look_back(self, run: Run) -> None:
-        """Overview, node facts and JUnit properties, while the ledger is still open."""
-        from reports import files  # noqa: PLC0415
+        """Overview, node facts, changes and JUnit properties, while the ledger is still open."""
+        from reports import changes, files  # noqa: PLC0415
 
         self._secrets = revealed(self._session.written) | run.secrets
         self._events = run.ledger.events(run=run.id)
         self._story.sum_up(self._events)
+        self._changes = changes.of_run(run)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
         self._evidence = evidence
         files.write_nodes(self._session.folder, self._session.node_names, evidence)

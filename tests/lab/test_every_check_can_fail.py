@@ -210,6 +210,7 @@ def test_a_cut_link_is_caught(lab: Lab) -> None:
     assert "10.10.2.23/24" in (lab.report / "node3" / "network.txt").read_text()
     both = way("node3", both=True)
     judge(caught, [(
+        r"network::test_cable_carries\[node3-storage\]",
         rf"corosync::test_link_to_peer\[{both}-storage\]",
         rf"mtu::test_largest_packet_passes\[{both}-storage\]",
     )])  # fmt: skip

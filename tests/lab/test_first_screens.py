@@ -65,11 +65,13 @@ def test_a_cut_corosync_link(lab: Lab) -> None:
     lab.rack("cut", "node3", "storage")
     try:
         settle(lab, links=5)
-        lab.verify("-k", "corosync")
+        lab.verify("-k", "corosync or check_network")
     finally:
         lab.rack("heal", "node3", "storage")
         settle(lab)
-    (box,) = first_screen(lab).boxes
+    cable, box = first_screen(lab).boxes
+    assert cable.startswith("✗ node3 · install · network: cable carries came up wrong")
+    assert "eno3 has no link: its cable is out" in cable
     assert box.startswith("✗ node3 · cluster · corosync: link to peer (6 cases) came up wrong")
     assert "link 1 (storage) to node" in box
     assert "is disconnected" in box

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab_fixtures import INSTANCE, ROOT, Lab, raised
+from provision.server_plan import PACKAGES
+from provision.wait import NotYet
+from tests.lab_fixtures import INSTANCE, ROOT, SOON, Lab, raised
 
 STATE = (
     "find /etc /opt /srv /usr/sbin /var/lib/rackproof-server -xdev"
@@ -136,4 +140,22 @@ def test_the_plan_of_a_spoilt_server_is_what_is_done(server: Lab) -> None:
         not in text
     )
     assert changed(server) == plan
+    assert planned(server, 0)[0] == set()
+
+
+def test_a_run_that_is_killed_over_the_packages_spoils_them_for_no_other(server: Lab) -> None:
+    """The command that it sent goes on without it; the next run comes at once, and waits for it."""
+    server.on("server", f"rm -r {PACKAGES} /etc/rackproof/hands.json")
+    run = server.start_pytest("-m", "provision", "--until", "server")
+
+    def probe() -> str | NotYet:
+        assert run.poll() is None, run.communicate()
+        return server.on("server", "pgrep -f 'pip install'", check=False) or NotYet("no pip yet")
+
+    SOON.until("packages being installed", probe)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    assert server.on("server", "pgrep -f 'pip install'", check=False), "it is not at work any more"
+    # The service that is tested and started anew needs every one of the packages.
+    assert "hands" in changed(server)
     assert planned(server, 0)[0] == set()

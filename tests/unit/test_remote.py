@@ -9,6 +9,7 @@ import grp
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from provision.remote import (
     LocalRemote,
     Remote,
     Target,
+    alone,
     connect,
     open_count,
     password_refused,
@@ -464,3 +466,49 @@ def ask(path: Path, data: bytes) -> bytes:
             while more := client.recv(4096):
                 answer += more
         return answer
+
+
+@pytest.fixture
+def at_work(tmp_path: Path) -> Iterator[Path]:
+    """A command that runs alone until somebody writes to this pipe."""
+    release, began = tmp_path / "release", tmp_path / "began"
+    os.mkfifo(release)
+    os.mkfifo(began)
+    command = alone(f"echo >{began}; read -r _ <{release}; echo first >>{tmp_path}/order")
+    with subprocess.Popen(["/bin/sh", "-c", command]) as process:
+        began.read_text()
+        yield release
+        process.terminate()
+
+
+def test_alone_waits_for_a_command_of_a_run_that_is_gone(at_work: Path, tmp_path: Path) -> None:
+    second = LocalRemote()
+    with pytest.raises(GaveUp, match="a command of an earlier run is still at work here"):
+        second.run(alone("true"), timeout=0.5)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(second.check, alone(f"cat >>{tmp_path}/order"), stdin="second\n")
+        at_work.write_text("\n")
+        waiting.result()
+    assert (tmp_path / "order").read_text() == "first\nsecond\n"
+
+
+def test_alone_does_nothing_for_a_run_that_is_gone_meanwhile(at_work: Path, tmp_path: Path) -> None:
+    waits = f"{alone(f'echo stale >>{tmp_path}/order')}\ntrue"
+    with subprocess.Popen(["/bin/sh", "-c", waits], stderr=subprocess.PIPE) as sender:
+        assert sender.stderr is not None
+        assert b"still at work" in sender.stderr.readline()
+        sender.kill()
+    at_work.write_text("\n")
+    LocalRemote().check(alone(f"echo last >>{tmp_path}/order"))
+    assert "stale" not in (tmp_path / "order").read_text()
+
+
+def test_what_runs_alone_keeps_its_words_and_leaves_the_way_free_for_what_it_starts() -> None:
+    machine = LocalRemote()
+    left = machine.check(alone("printf '%s ' '$HOME'; sleep 60 >/dev/null 2>&1 & echo $!"))
+    word, pid = left.split()
+    try:
+        assert word == "$HOME"
+        assert machine.run(alone("exit 7"), timeout=10).rc == 7
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
