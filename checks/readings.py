@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 """How long a check's command may take: a hung machine fails its check instead of hanging the run."""
 
-AHEAD_SECONDS = 5.0
+AHEAD_SECONDS = 8.0
 """How long a machine may take for all that it is asked ahead; its checks ask for the rest themselves."""
 
-AT_ONCE = 64
+AT_ONCE = 32
 """How many machines are connected to, and asked ahead, at a time."""
 
 PROBES = frozenset(
@@ -38,8 +38,10 @@ PROBES = frozenset(
 """Words of commands that do something, or measure the moment: what they say is said of that time alone."""
 
 SCRIPT = Path(__file__).parent / "on_node" / "ask_many.py"
-ASK_MANY = shlex.join(["python3", "-c", SCRIPT.read_text("utf-8")])
-"""The command that runs the commands that it reads; what those are, `ask_many` alone decides."""
+"""Runs on a machine the commands that it is told; which those are, `ask_many` alone decides."""
+
+PORTION = 100_000
+"""How many bytes of commands, quoted, are asked in one round trip: an argument holds 128 KiB (execve(2))."""
 
 LEFT: TypeAdapter[list[tuple[int, Base64Bytes, Base64Bytes] | None]] = TypeAdapter(
     list[tuple[int, Base64Bytes, Base64Bytes] | None]
@@ -115,7 +117,7 @@ class Readings:
 
     def _ask_ahead(self, name: str, commands: Iterable[str], reach: Callable[[str], Remote]) -> None:
         try:
-            told = ask_many(reach(name), list(commands))
+            told = ask_many(reach(name), commands)
         except LabError:
             return
         self._known |= {(name, command): output for command, output in told.items()}
@@ -127,19 +129,41 @@ def ask(machine: Remote, command: str) -> Output:
         return machine.execute(command, None, SECONDS)
 
 
-def ask_many(machine: Remote, commands: list[str]) -> Mapping[str, Output]:
+def ask_many(machine: Remote, commands: Iterable[str]) -> dict[str, Output]:
     """What a machine answers to many commands, in one round trip; without those not done in AHEAD_SECONDS.
 
     Each is run as if alone: by the user's shell, in its own session and environment, with nothing to read.
     None is answered by a machine that has no python3; this machine itself is not asked at all.
     """
-    if not commands or isinstance(machine, LocalRemote):
-        return {}
-    order = json.dumps({"commands": commands, "seconds": AHEAD_SECONDS})
-    with at_work(machine.name):
-        output = machine.execute(ASK_MANY, order, 2 * AHEAD_SECONDS)
+    told: dict[str, Output] = {}
+    for portion in portions([] if isinstance(machine, LocalRemote) else commands):
+        order = json.dumps({"commands": portion, "seconds": AHEAD_SECONDS})
+        with at_work(machine.name):
+            output = machine.execute(
+                shlex.join(["python3", "-", order]), SCRIPT.read_text("utf-8"), 2 * AHEAD_SECONDS
+            )
+        told |= _left(portion, output.stdout)
+    return told
+
+
+def portions(commands: Iterable[str]) -> Iterator[list[str]]:
+    """The commands in lists that can each be asked in one round trip; one that is too long is left out."""
+    portion, size = list[str](), 0
+    for command in commands:
+        length = len(shlex.quote(json.dumps(command)))
+        if size + length > PORTION and portion:
+            yield portion
+            portion, size = [], 0
+        if length <= PORTION:
+            portion.append(command)
+            size += length
+    if portion:
+        yield portion
+
+
+def _left(commands: list[str], said: bytes) -> dict[str, Output]:
     try:
-        answers = zip(commands, LEFT.validate_json(output.stdout), strict=True)
+        answers = zip(commands, LEFT.validate_json(said), strict=True)
         return {command: Output(*left) for command, left in answers if left is not None}
     except ValueError:
         return {}
