@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Base64Bytes, TypeAdapter
 
+from provision import read_only
 from provision.errors import LabError
 from provision.remote import LocalRemote, Output, Remote
 from provision.spans import at_work
@@ -136,7 +137,8 @@ def ask_many(machine: Remote, commands: Iterable[str]) -> dict[str, Output]:
     None is answered by a machine that has no python3; this machine itself is not asked at all.
     """
     told: dict[str, Output] = {}
-    for portion in portions([] if isinstance(machine, LocalRemote) else commands):
+    asked = [] if isinstance(machine, LocalRemote) else filter(read_only.may_send, commands)
+    for portion in portions(asked):
         order = json.dumps({"commands": portion, "seconds": AHEAD_SECONDS})
         with at_work(machine.name):
             output = machine.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from contextlib import suppress
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checks import probe
+from checks import ceph_facts, probe
 from checks.backend import host_of
 from provision import certificate, diagnose, pve, read_only
 from provision.errors import WriteRefused
@@ -165,17 +166,45 @@ def test_what_testinfra_asks_by_itself_only_reads() -> None:
 def test_a_script_that_is_sent_is_judged_too() -> None:
     assert read_only.refusal("sh -s -- x", 'cat "$1"\n') is None
     assert read_only.refusal("sh -s -- x", b"cat $1; rm x\n") == "rm is not on the list"
-    assert read_only.refusal("sh -s", "sh -s") == "sh runs what comes in"
+    assert read_only.refusal("sh -s", "sh -s") == "a shell runs what comes in"
     assert read_only.refusal("sh -s", Path("/etc/hosts"))
 
 
 @pytest.mark.parametrize("name", programs.SCRIPTS)
 def test_a_script_of_the_project_is_known_by_what_it_is(name: str) -> None:
     text = (programs.ROOT / name).read_text()
-    assert read_only.refusal("python3 - x", text) is None
-    assert read_only.refusal("python3 - x", text + "\n") == "python3 is sent a script that is not on the list"
-    assert read_only.refusal(f"python3 - x <{name}", text)
+    assert read_only.refusal("python3 -", text) is None
+    assert read_only.refusal("python3 -", text + "\n") == "python3 is sent a script that is not on the list"
+    assert read_only.refusal(f"python3 - <{name}", text)
     assert read_only.refusal("cat x | python3 -", text)
+    assert read_only.refusal('python3 - "$x"', text)
+    for strange in ("x", "[[1]]", "1", "{"):
+        assert read_only.refusal(shlex.join(["python3", "-", strange]), text), strange
+
+
+def test_what_ceph_is_asked_is_judged() -> None:
+    def asked(questions: dict[str, str]) -> str | None:
+        order = shlex.join(["python3", "-", json.dumps(questions)])
+        return read_only.refusal(order, (programs.ROOT / "checks/on_node/ask_ceph.py").read_text())
+
+    assert asked(ceph_facts.ASKED) is None
+    assert asked({**ceph_facts.ASKED, "mgr fail": "mon"}) == 'ceph is not known to only read with "mgr fail"'
+
+
+def test_what_is_asked_ahead_is_judged() -> None:
+    def asked(*questions: str) -> str | None:
+        order = shlex.join(["python3", "-", json.dumps({"commands": questions, "seconds": 8})])
+        return read_only.refusal(order, (programs.ROOT / "checks/on_node/ask_many.py").read_text())
+
+    assert asked("cat x", "ip -j addr show | cat", "sh -c 'cat y'") is None
+    assert asked("cat x", "rm y") == "rm is not on the list"
+    assert asked("cat x", "sh -s") == "a shell runs what comes in"
+
+
+def test_what_may_not_be_sent_is_not_asked_ahead() -> None:
+    assert read_only.may_send("rm x")
+    with read_only.only_reading():
+        assert read_only.may_send("cat x") and not read_only.may_send("rm x")
 
 
 def test_the_script_that_writes_is_not_known() -> None:
