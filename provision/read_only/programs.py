@@ -151,7 +151,7 @@ FORMS = {
     "hostname": Form("-f -s -d -i -I -A --fqdn --short", r""),
     "hostnamectl": Form("--json=", r"(status)?"),
     "ip": Form(
-        "-4 -6 -j -p -s -d -o -br -json --json -brief -details -stats",
+        "-4 -6 -f= -j -p -s -d -o -br -json --json -brief -details -stats",
         rf"({_OBJECT})( (show|list|ls|get)( .*)?)?",
     ),
     "iptables": Form("-S -L -n -v -t= -w=", r"\w*"),
@@ -295,9 +295,15 @@ def _asked_of_the_shell(order: str) -> Iterable[str]:
     return [str(command) for command in json.loads(order)["commands"]]
 
 
+def _asked_nothing(order: str) -> Iterable[str]:
+    raise ValueError(order)
+
+
 SCRIPTS: Mapping[str, Callable[[str], Iterable[str]]] = {
     "checks/on_node/ask_ceph.py": _asked_of_ceph,
     "checks/on_node/ask_many.py": _asked_of_the_shell,
+    "checks/on_node/cluster_facts.py": _asked_nothing,
+    "checks/on_node/machine_facts.py": _asked_nothing,
 }
 """Scripts of this project that a machine's python3 runs, and that only read if what they are told does.
 

@@ -182,6 +182,11 @@ def test_a_script_of_the_project_is_known_by_what_it_is(name: str) -> None:
         assert read_only.refusal(shlex.join(["python3", "-", strange]), text), strange
 
 
+def test_every_script_for_nodes_is_on_the_list_or_writes() -> None:
+    there = {f"checks/on_node/{path.name}" for path in (programs.ROOT / "checks/on_node").glob("*.py")}
+    assert there - programs.SCRIPTS.keys() == {"checks/on_node/__init__.py", "checks/on_node/rbd_image.py"}
+
+
 def test_what_ceph_is_asked_is_judged() -> None:
     def asked(questions: dict[str, str]) -> str | None:
         order = shlex.join(["python3", "-", json.dumps(questions)])
