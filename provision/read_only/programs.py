@@ -60,7 +60,7 @@ ANSWER_OF_NOBODY = "/answer/made-up-by-a-check"
 
 def _sed(told: Told) -> None:
     """One command, of those that neither write nor run anything."""
-    scripts = told.of("-e") or [word.text for word in told.operands[:1]]
+    scripts = told.of("-e") or [word.text for word in told.operands[:1] if word.is_fixed]
     if len(scripts) != 1 or not _SED.fullmatch(scripts[0]):
         raise NotReading("sed is not known to only read with this script; one s, p, d or q command is")
 
@@ -85,8 +85,10 @@ def _ssh(told: Told) -> None:
         raise NotReading(f"ssh is not known to only read with -o {min(strange)}")
     if not {"BatchMode", "UserKnownHostsFile"} <= set(settings):
         raise NotReading("ssh is to be told BatchMode, and a UserKnownHostsFile, which it then leaves alone")
-    if len(told.operands) < 2 or judge_text(" ".join(word.text for word in told.operands[1:])):
-        raise NotReading("ssh is to be told what to run there")
+    if len(told.operands) < 2 or not all(word.is_fixed for word in told.operands):
+        raise NotReading("ssh is to be told what to run there, spelled out")
+    if judge_text(" ".join(word.text for word in told.operands[1:])):
+        raise NotReading("a shell runs what comes in")
 
 
 _SSH_SETTINGS = frozenset({
@@ -270,9 +272,12 @@ def _shell(command: Command) -> None:
         raise NotReading("a shell runs what comes in")
 
 
+_TIMEOUT = Form("-k= -s= --foreground", early=True)
+
+
 def _timeout(command: Command) -> None:
     """`timeout SECONDS COMMAND`: the command is judged."""
-    told = Form("-k= -s= --foreground", early=True).read("timeout", command)
+    told = _TIMEOUT.read("timeout", command)
     if len(told.operands) < 2:
         raise NotReading("timeout is to be told seconds and a command")
     _judge(Command(told.operands[1:], command.fed))

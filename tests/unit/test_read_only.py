@@ -113,6 +113,7 @@ WRITES = [
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x sort x -o y", "ssh -o ProxyCommand=rm x hostname",
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x -o ProxyCommand=rm root@x hostname",
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x sh -s", "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x $y",
+    "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x cat *", "sed s/a*/b/ x",
     script(WRITE, "/x"),
 ]  # fmt: skip
 
