@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Base64Bytes, TypeAdapter
 
+from provision import read_only
 from provision.errors import LabError
 from provision.remote import LocalRemote, Output, Remote
 from provision.spans import at_work
@@ -114,8 +115,10 @@ class Readings:
         return output
 
     def _ask_ahead(self, name: str, commands: Iterable[str], reach: Callable[[str], Remote]) -> None:
+        # What an earlier session asked may be refused by now: a check that still asks it is told so.
+        reading = [command for command in commands if not read_only.refusal(command)]
         try:
-            told = ask_many(reach(name), list(commands))
+            told = ask_many(reach(name), reading)
         except LabError:
             return
         self._known |= {(name, command): output for command, output in told.items()}
