@@ -18,8 +18,11 @@ from provision.read_only.shell import UNKNOWN, Command, Unreadable, Word, comman
 
 ROOT = Path(__file__).parents[2]
 
-SCRIPTS = ("checks/on_node/ask_ceph.py",)
-"""Scripts of this project that run whole by a machine's python3, and only read: known by their digest."""
+SCRIPTS = ("checks/on_node/ask_ceph.py", "checks/on_node/ask_many.py")
+"""Scripts of this project that run whole by a machine's python3, and only read: known by their digest.
+
+What `ask_many.py` runs is judged, command by command, by who sends it: checks/readings.py.
+"""
 
 _PLAIN = """
 : true false exit return break continue cd pwd echo test [ sleep
