@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Base64Bytes, TypeAdapter
 
 from provision import read_only
-from provision.errors import LabError
+from provision.errors import RackproofError
 from provision.remote import LocalRemote, Output, Remote
 from provision.spans import at_work
 
@@ -119,7 +119,7 @@ class Readings:
     def _ask_ahead(self, name: str, commands: Iterable[str], reach: Callable[[str], Remote]) -> None:
         try:
             told = ask_many(reach(name), commands)
-        except LabError:
+        except RackproofError:
             return
         self._known |= {(name, command): output for command, output in told.items()}
 
@@ -134,11 +134,12 @@ def ask_many(machine: Remote, commands: Iterable[str]) -> dict[str, Output]:
     """What a machine answers to many commands, in one round trip; without those not done in AHEAD_SECONDS.
 
     Each is run as if alone: by the user's shell, in its own session and environment, with nothing to read.
-    None is answered by a machine that has no python3; this machine itself is not asked at all.
+    What is not known to only read is left out, whatever the session may do. A machine without python3 answers
+    none; this machine itself is not asked at all.
     """
     told: dict[str, Output] = {}
-    asked = [] if isinstance(machine, LocalRemote) else filter(read_only.may_send, commands)
-    for portion in portions(asked):
+    reading = [command for command in commands if read_only.refusal(command) is None]
+    for portion in portions([] if isinstance(machine, LocalRemote) else reading):
         order = json.dumps({"commands": portion, "seconds": AHEAD_SECONDS})
         with at_work(machine.name):
             output = machine.execute(

@@ -65,11 +65,6 @@ def require_no_tunnel(place: str, *, node: str | None = None) -> None:
         raise _refused(f"the way to {place}", "what goes through it, nobody judges", node, _ON_REQUESTS)
 
 
-def may_send(command: str) -> bool:
-    """Whether a command that is sent nothing may be sent in this session."""
-    return not _only_reading or refusal(command) is None
-
-
 def refusal(command: str, stdin: bytes | str | Path | None = None) -> str | None:
     """Why a command is not known to only read; None when it is. Nothing is run, nobody is asked."""
     why, reader = _verdict(command)

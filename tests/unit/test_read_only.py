@@ -207,12 +207,6 @@ def test_what_is_asked_ahead_is_judged() -> None:
     assert asked("cat x", "sh -s") == "a shell runs what comes in"
 
 
-def test_what_may_not_be_sent_is_not_asked_ahead() -> None:
-    assert read_only.may_send("rm x")
-    with read_only.only_reading():
-        assert read_only.may_send("cat x") and not read_only.may_send("rm x")
-
-
 def test_the_script_that_writes_is_not_known() -> None:
     text = (programs.ROOT / "checks/on_node/rbd_image.py").read_text()
     assert (

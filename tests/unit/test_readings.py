@@ -21,6 +21,7 @@ from checks import readings
 from checks.backend import host_of
 from checks.questions import Questions
 from checks.readings import Asking, Readings, ask, ask_many, is_probe, portions
+from provision import read_only
 from provision.errors import Unreachable
 from provision.remote import LocalRemote, Output, Remote, Stdin, gave_up
 
@@ -71,6 +72,12 @@ class Session:
         """What a check is told that asks these commands one after the other."""
         self.asking = Asking(name, fresh=fresh)
         return [self.readings.ask(of, command).stdout.decode() for command in commands]
+
+
+@pytest.fixture(autouse=True)
+def _all_is_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests let run is more than checks may."""
+    monkeypatch.setattr(read_only, "refusal", lambda command: None)
 
 
 @pytest.fixture
@@ -222,6 +229,27 @@ def test_probes_and_slow_commands_are_not_asked_ahead(tmp_path: Path, machine: M
     session.questions.note("a", "node1", "sha256sum iso", seconds=4.0)
     session.questions.save()
     assert Questions(tmp_path / "questions.json").foreseen(["a"]) == {"node1": ["echo quick"]}
+
+
+def test_what_is_not_known_to_only_read_is_never_asked_ahead(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    written = tmp_path / "written"
+    told = ask_many(
+        machine, ["echo 1", f"touch {written}", f"echo x >{written}", f"cat /dev/null; tee {written}"]
+    )
+    assert told == {"echo 1": Output(0, b"1\n", b"")}
+    assert machine.trips == [at_once("echo 1")]
+    assert not written.exists()
+
+
+def test_the_guard_of_a_verification_lets_through_what_is_asked_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    with read_only.only_reading():
+        read_only.require_reading(at_once("echo 1"), readings.SCRIPT.read_text())
 
 
 def test_questions_that_were_shared_are_foreseen_too(tmp_path: Path, machine: Machine) -> None:
