@@ -20,6 +20,7 @@ DEFAULT_OUT = ROOT / "reports" / "out"
 SHAPES = ("slack", "matrix", "json")
 """The shapes of webhooks that can be told."""
 WHEN = ("always", "bad", "change")
+MOST_MINUTES = 7 * 24 * 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +59,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notify-when", choices=WHEN, default=WHEN[0],
         help="of every run, of those that did not prove, or when the outcome is another than before",
     )  # fmt: skip
+    group.addoption(
+        "--watch", type=_minutes, metavar="MINUTES",
+        help="repeat -m verify that often until it is interrupted, and tell what changes",
+    )  # fmt: skip
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < MOST_MINUTES:
+        raise ArgumentTypeError(f'"{text}" is no number of minutes, such as 5 or 0.5')
+    return minutes
 
 
 def _webhook(text: str) -> str:
