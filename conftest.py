@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from provision.inventory import Lab
     from provision.journal import Evidence
     from provision.machines import Machines
+    from provision.run import Done
 
-pytest_plugins = ["provision.plugin", "checks.fixtures", "reports.plugin"]
+pytest_plugins = ["provision.plugin", "checks.fixtures", "checks.drift_cases", "reports.plugin"]
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +62,18 @@ def chosen(run: Run, lab: Lab) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def machines(lab: Lab, run: Run) -> Iterator[Machines]:
-    """The lab's machines by SSH: one connection each, opened when first used."""
+def machines(pytestconfig: pytest.Config, lab: Lab, run: Run) -> Iterator[Machines]:
+    """The lab's machines by SSH: one connection each, opened when first used.
+
+    In the end the rack's facts are kept: a green run's are what later runs are compared with.
+    """
     from provision.machines import Machines  # noqa: PLC0415
 
-    with Machines(lab, run.ledger) as machines:
+    with Machines(lab, run.ledger, again=bool(run.acting)) as machines:
         yield machines
+        from checks import comparison  # noqa: PLC0415
+
+        comparison.keep(pytestconfig.stash[SESSION], run, lab, machines)
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +112,15 @@ def boot_service(
 @pytest.fixture(scope="session")
 def nodes_rebooted(run: Run, chosen: Lab, machines: Machines, boot_service: BootService) -> Evidence:
     """Step `power`: every node identified, permitted to install, and reset into network boot."""
-    from provision import install, power  # noqa: PLC0415
+    from provision import install, pace, power  # noqa: PLC0415
 
     permits = install.Permits(chosen, run, boot_service, machines.server)
-    return run.step("power", lambda: power.reboot(chosen, run, permits.grant, first_sign=permits.heard_of))
+
+    def reboot() -> Done:
+        known = pace.known(chosen, run, machines.server)
+        return power.reboot(chosen, run, permits.grant, signs=permits, pace=known)
+
+    return run.step("power", reboot)
 
 
 @pytest.fixture(scope="session")

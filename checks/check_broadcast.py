@@ -8,7 +8,7 @@ from testinfra.host import Host
 from checks import probe
 from provision.inventory import Network
 
-pytestmark = pytest.mark.step("install")
+pytestmark = [pytest.mark.step("install"), pytest.mark.light]
 
 
 def test_broadcast_address(host: Host, network: Network) -> None:

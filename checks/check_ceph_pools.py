@@ -40,6 +40,7 @@ def test_placement_groups_are_clean(ceph: CephFacts) -> None:
     assert not told, f"not clean: {told}"
 
 
+@pytest.mark.writes
 def test_an_image_written_on_one_node_is_read_on_another(
     lab: Lab, machines: Machines, pool: tuple[str, Pool]
 ) -> None:

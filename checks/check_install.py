@@ -30,6 +30,7 @@ def test_installed_in_that_run(host: Host, node: Node, proved: dict[str, Any]) -
     assert int(proved["permitted"]) <= written <= proved["installed"] + 1
 
 
+@pytest.mark.light
 def test_full_name(host: Host, node: Node) -> None:
     """The node goes by its full name, and that name leads to its management address."""
     assert host.check_output("hostname -f") == node.fqdn
@@ -64,6 +65,7 @@ def test_first_boot_is_done(host: Host, node: Node) -> None:
     assert not host.file(pending).exists
 
 
+@pytest.mark.light
 def test_resolves_by_the_server(host: Host, lab: Lab) -> None:
     """Names are asked of the lab's own DNS."""
     asked = lab.management.dns[0] if lab.management.dns else lab.server.address

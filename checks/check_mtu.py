@@ -9,7 +9,7 @@ from checks import probe
 from checks.check_network import nic_of
 from provision.inventory import Network, Node
 
-pytestmark = pytest.mark.step("install")
+pytestmark = [pytest.mark.step("install"), pytest.mark.light]
 
 HEADERS = 28
 """Bytes of an IPv4 and an ICMP header."""

@@ -11,7 +11,7 @@ from testinfra.host import Host
 from checks import probe
 from provision.inventory import Lab, Network, Node
 
-pytestmark = pytest.mark.step("install")
+pytestmark = [pytest.mark.step("install"), pytest.mark.light]
 
 GUEST_PORT = re.compile(r"(tap|veth)\d+i\d+|fwpr\d+p\d+")
 """What Proxmox calls the ends of its guests' cables (pve-common's `Network.pm`)."""

@@ -40,7 +40,7 @@ def test_packages_are_installed(host: Host, node: Node) -> None:
 
 def _components(host: Host) -> list[str]:
     """The components of every repository that is on."""
-    stanzas = parse_sources(host.check_output(f"awk 'FNR == 1 {{ print \"\" }} 1' {SOURCES}/*.sources"))
+    stanzas = parse_sources(host.check_output(f'for file in {SOURCES}/*.sources; do cat "$file"; echo; done'))
     enabled = [stanza for stanza in stanzas if stanza.get("enabled", "yes").lower() not in OFF]
     return [component for stanza in enabled for component in stanza.get("components", "").split()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -15,31 +14,36 @@ from provision.remote import password_refused, shown_host_key
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 
+@pytest.mark.light
 @pytest.mark.step("install")
 def test_key_lets_root_in(host: Host) -> None:
     """The harness is root on the node, by its key."""
     assert host.check_output("id -un") == "root"
 
 
+@pytest.mark.light
 @pytest.mark.step("install")
-def test_password_does_not(node: Node, lab: Lab, proved: dict[str, Any]) -> None:
+def test_password_does_not(node: Node, lab: Lab, known_keys: tuple[str, ...]) -> None:
     """The node offers no log-in by password."""
-    assert password_refused(node_target(lab, node, tuple(proved["ssh_host_keys"])))
+    assert password_refused(node_target(lab, node, known_keys))
 
 
+@pytest.mark.light
 @pytest.mark.step("install")
-def test_host_key_is_the_known_one(host: Host, proved: dict[str, Any]) -> None:
+def test_host_key_is_the_known_one(host: Host, known_keys: tuple[str, ...]) -> None:
     """The node has the host key that its installer reported, or that was made for it and handed over."""
-    assert key_in(host) in keys_of("\n".join(proved["ssh_host_keys"]))
+    assert key_in(host) in keys_of("\n".join(known_keys))
 
 
+@pytest.mark.light
 @pytest.mark.step("install")
-def test_node_shows_the_known_host_key(node: Node, lab: Lab, proved: dict[str, Any]) -> None:
+def test_node_shows_the_known_host_key(node: Node, lab: Lab, known_keys: tuple[str, ...]) -> None:
     """Whoever logs in is shown that host key, and no other."""
     shown = shown_host_key(node_target(lab, node, ()))
-    assert shown in keys_of("\n".join(proved["ssh_host_keys"]))
+    assert shown in keys_of("\n".join(known_keys))
 
 
+@pytest.mark.light
 @pytest.mark.step("install")
 def test_host_key_is_no_other_nodes(
     host: Host, node: Node, lab: Lab, host_named: Callable[[str], Host]

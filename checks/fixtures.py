@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from provision import state
+from provision.inventory.light import LIGHT
 from provision.run import NoEvidence, Run
 from provision.session import SESSION
 
@@ -16,16 +18,22 @@ if TYPE_CHECKING:
     from testinfra.host import Host
 
     from checks.ceph_facts import CephFacts
+    from checks.readings import Asking, Readings
     from provision.inventory import Ceph, Lab, Network, Node, Pool, Template
     from provision.journal import Evidence
     from provision.machines import Machines
     from provision.pve import Session as ApiSession
     from provision.redfish import Board
+    from provision.remote import Remote
 
 
+ASKING: pytest.StashKey[Asking] = pytest.StashKey()
+"""The check that is running, as the one that asks."""
 PROXMOXS = frozenset({"proxmox", "cluster", "ceph", "cephfs", "templates"})
 NOT_PROXMOXS = frozenset({"ubuntu"})
 """Marks of checks that only nodes of Proxmox have, and that they have not."""
+MOST_PAIRED = 16
+"""Of so many nodes a check of pairs is asked for every pair; of more, for two pairs from each node."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         name for name in session.node_names if name in lab.nodes and _concerns(metafunc, lab.nodes[name])
     ]
     if {"node", "peer"} <= wanted:
-        pairs = list(permutations(names, 2))
+        pairs = paired(names)
         _spread(metafunc, ("node", "peer"), pairs, [f"{node}-{peer}" for node, peer in pairs])
     elif "node" in wanted:
         _spread(metafunc, "node", names, names)
@@ -60,9 +68,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         _spread(metafunc, "record", records, [name for name, _ in records])
 
 
+def paired(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of nodes that a check of pairs is asked for.
+
+    In a large lab each node is asked for the next one in the lab's order, the first after the last, and for
+    the one half of the lab away: each is twice at either end, and a fault between any two parts of a row of
+    racks lies between two such nodes.
+    """
+    if len(names) <= MOST_PAIRED:
+        return list(permutations(names, 2))
+    count = len(names)
+    return [(name, names[(at + far) % count]) for at, name in enumerate(names) for far in (1, count // 2)]
+
+
 def _concerns(metafunc: pytest.Metafunc, node: Node) -> bool:
     """Whether a check is one of this node: what belongs to a system or to a cluster is not of all."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if node.kind == LIGHT:
+        return LIGHT in marks
     return not marks & (NOT_PROXMOXS if node.is_proxmox else PROXMOXS)
 
 
@@ -74,19 +97,21 @@ def _spread(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A check belongs to both modes; one of what this lab does not have is not a case of it."""
+    """A check that only reads belongs to both modes; one of what this lab does not have is no case of it."""
     session = config.stash.get(SESSION, None)
     if session is None:
         return
     for item in items:
         if not item.get_closest_marker("acts"):
             item.add_marker("provision")
-            item.add_marker("verify")
+            if not item.get_closest_marker("writes"):
+                item.add_marker("verify")
     lab = session.written
+    light = lab.is_light
     systems = {lab.nodes[name].is_proxmox for name in session.node_names if name in lab.nodes}
     absent = {
         "proxmox": True not in systems, "ubuntu": False not in systems,
-        "wan": lab.server.wan is None, "firewall": lab.server.firewall is None,
+        "wan": light or lab.server.wan is None, "firewall": lab.server.firewall is None,
         "bridge": lab.server.bridge is None,
         "node_exporter": not lab.server.node_exporter, "cluster": lab.cluster is None,
         "ceph": lab.ceph is None, "templates": not lab.templates,
@@ -97,10 +122,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if any(item.get_closest_marker(word) for word, gone in absent.items() if gone)
         or _is_of_an_unasked_part(item, lab)
+        or (light and item.get_closest_marker(LIGHT) is None)
     ]
     if needless:
-        items[:] = [item for item in items if item not in needless]
+        left = set(needless)
+        items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=needless)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note who asks from now on."""
+    if SESSION in item.config.stash:
+        from checks.readings import Asking  # noqa: PLC0415 (the project's own tests need none)
+
+        fresh = item.get_closest_marker("fresh") is not None
+        item.config.stash[ASKING] = Asking(item.nodeid, fresh=fresh)
 
 
 def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
@@ -191,11 +228,45 @@ def record(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def host_named(machines: Machines) -> Callable[[str], Host]:
+def readings(request: pytest.FixtureRequest, run: Run, machines: Machines) -> Iterator[Readings]:
+    """What machines answered in this session; one that only verifies asks ahead, and its checks share it."""
+    from checks.questions import FILE, Questions  # noqa: PLC0415
+    from checks.readings import Readings  # noqa: PLC0415
+
+    questions, stash = Questions(state.folder(run.lab) / FILE), request.config.stash
+    # A worker of pytest-xdist does not know which checks it will be given, so it asks when they come.
+    alone = not hasattr(request.config, "workerinput")
+    with Readings(questions, lambda: stash[ASKING], shared=not run.acting) as readings:
+        if alone and not run.acting:
+            items = request.session.items
+            readings.begin([item.nodeid for item in items], _reached_by(items), _by_name(machines))
+        yield readings
+    if alone:
+        questions.save()
+
+
+def _by_name(machines: Machines) -> Callable[[str], Remote]:
+    return lambda name: machines.server if name == "server" else machines.node(name)
+
+
+def _reached_by(items: Sequence[pytest.Item]) -> Iterable[str]:
+    """The machines that these checks are about, of those checks that run commands, in the checks' order."""
+    found: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and "machines" in item.fixturenames:
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            server = ["server"] if "server_host" in item.fixturenames else []
+            nodes = [str(params[word]) for word in ("node", "peer") if word in params]
+            found |= dict.fromkeys(server + nodes)
+    return found
+
+
+@pytest.fixture(scope="session")
+def host_named(machines: Machines, readings: Readings) -> Callable[[str], Host]:
     """Any node as a testinfra host, by its name."""
     from checks.backend import host_of  # noqa: PLC0415 (collecting needs no testinfra)
 
-    return cache(lambda name: host_of(machines.node(name)))
+    return cache(lambda name: host_of(machines.node(name), readings.ask))
 
 
 @pytest.fixture(scope="session")
@@ -205,11 +276,11 @@ def host(node: Node, host_named: Callable[[str], Host]) -> Host:
 
 
 @pytest.fixture(scope="session")
-def server_host(machines: Machines) -> Host:
+def server_host(machines: Machines, readings: Readings) -> Host:
     """The provisioning server, as a testinfra host."""
     from checks.backend import host_of  # noqa: PLC0415
 
-    return host_of(machines.server)
+    return host_of(machines.server, readings.ask)
 
 
 @pytest.fixture
@@ -227,6 +298,14 @@ def proved(evidence: Evidence, node: Node) -> dict[str, Any]:
             f"step {evidence.step} left no evidence of it; run pytest -m provision", node=node.name
         )
     return evidence.nodes[node.name]
+
+
+@pytest.fixture
+def known_keys(node: Node, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The node's SSH host keys by its install; of a node that was never installed, the lab file's."""
+    if node.kind == LIGHT and node.host_key:
+        return (node.host_key,)
+    return tuple(request.getfixturevalue("proved")["ssh_host_keys"])
 
 
 @pytest.fixture(scope="session")

@@ -215,10 +215,14 @@ class _Forming:
         fresh = sorted(
             (name for name in self.lab.nodes if name not in members), key=lambda name: name != base
         )
-        self._assert_ready(picture, fresh, base)
-        for name in fresh:
-            self._admit(name, base, members, again=name in picture.listed) if members else self._create(name)
-            members.append(name)
+        self._assert_fit(picture, fresh, base)
+        surveys = dict(picture.surveys)
+        while waiting := [name for name in fresh if name not in members]:
+            # Whoever is not ready yet is passed over: it joins after those that are, and holds none up.
+            for name in self._ready(waiting, base, surveys, needed=waiting if members else [base]):
+                again = name in picture.listed
+                self._admit(name, base, members, again=again) if members else self._create(name)
+                members.append(name)
         return self._proved(base, unchanged)
 
     def close(self) -> None:
@@ -286,21 +290,61 @@ class _Forming:
 
     # Preconditions
 
-    def _assert_ready(self, picture: Picture, fresh: Sequence[str], base: str) -> None:
-        """Refuse to begin while a node is not fit for the cluster; raises for all such nodes at once."""
-        problems = {
-            name: [*self._unready(name, found, base), *_unlike(found, base, picture.surveys[base])]
-            for name, found in picture.surveys.items()
-            if name in fresh
-        }
-        errors = {name: LabError("; ".join(texts), node=name) for name, texts in problems.items() if texts}
-        if errors:
-            raise _gathered(errors)
-        together({name: name for name in fresh}, self._await_api)
+    def _assert_fit(self, picture: Picture, fresh: Sequence[str], base: str) -> None:
+        """Refuse to begin while a node is what time does not mend; raises for all such nodes at once."""
+        other = picture.surveys[base]
+        found = {name: picture.surveys[name] for name in fresh}
+        faults = {name: [*self._unready(name, found[name], base), *_unlike(found[name], base, other)]
+                  for name in fresh}  # fmt: skip
+        if not any(faults.values()):
+            return
+        told = {name: [*texts, *_out_of_step(found[name], base, other)] for name, texts in faults.items()}
+        raise _gathered(
+            {name: LabError("; ".join(texts), node=name) for name, texts in told.items() if texts}
+        )
 
-    def _await_api(self, name: str) -> None:
-        wait = self.patience(min(SETTLE, self.lab.deadlines.cluster))
-        wait.until("its API serving", lambda: settling(lambda: self._served(name)), node=name)
+    def _ready(
+        self, waiting: Sequence[str], base: str, surveys: dict[str, Survey], *, needed: Sequence[str]
+    ) -> list[str]:
+        """Those of the waiting nodes that can join now, in their order, once one of `needed` is among them.
+
+        Raises what the nodes lack that are waited for in vain; `surveys` are brought up to date.
+        """
+        lacks: dict[str, GaveUp] = {}
+
+        def probe() -> list[str] | NotYet:
+            lacks.clear()
+            lacks.update(self._lacking(waiting, base, surveys, seconds))
+            ready = [name for name in waiting if name not in lacks]
+            if any(name in ready for name in needed):
+                return ready
+            return NotYet(", ".join(lacks))
+
+        seconds = self.lab.deadlines.join
+        try:
+            ready = self.patience(seconds).until("a node that is ready to join", probe)
+        except GaveUp:
+            raise _gathered({name: lacks[name] for name in needed}) from None
+        for name, lack in lacks.items():
+            self.run.say("not-ready", f"joins later: {lack.last_seen}", step=STEP, node=name)
+        return ready
+
+    def _lacking(
+        self, waiting: Sequence[str], base: str, surveys: dict[str, Survey], seconds: float
+    ) -> dict[str, GaveUp]:
+        """What each node lacks that is not ready."""
+        late = [name for name in waiting if _out_of_step(surveys[name], base, surveys[base])]
+        if late:
+            again = dict.fromkeys([*late, base])
+            surveys |= together({name: self.remotes[name] for name in again}, survey)
+        served = together({name: name for name in waiting}, lambda name: settling(lambda: self._served(name)))
+        lacking: dict[str, GaveUp] = {}
+        for name, answer in served.items():
+            if isinstance(answer, NotYet):
+                lacking[name] = _gave_up("its API serving", name, seconds, answer.seen)
+            elif clock := _out_of_step(surveys[name], base, surveys[base]):
+                lacking[name] = _gave_up("its clock in step", name, seconds, clock[0])
+        return lacking
 
     def _served(self, name: str) -> bool | NotYet:
         session = self._new_session(name)
@@ -636,10 +680,19 @@ def _unlike(found: Survey, base: str, other: Survey) -> list[str]:
             f"it runs {found.version or 'no pve-manager'} and {base} {other.version or 'no pve-manager'}; "
             "install the same release on all nodes"
         )
-    if abs(apart := found.apart(other)) > CLOCKS_APART:
-        way = "ahead of" if apart > 0 else "behind"
-        problems.append(f"its clock is {abs(apart):.1f} s {way} {base}'s; look at chronyc sources on both")
     return problems
+
+
+def _out_of_step(found: Survey, base: str, other: Survey) -> list[str]:
+    """What is to be said of a node's clock, when it is too far from that of `base`; it may come by itself."""
+    if abs(apart := found.apart(other)) <= CLOCKS_APART:
+        return []
+    way = "ahead of" if apart > 0 else "behind"
+    return [f"its clock is {abs(apart):.1f} s {way} {base}'s; look at chronyc sources on both"]
+
+
+def _gave_up(goal: str, name: str, seconds: float, seen: str) -> GaveUp:
+    return GaveUp(f"{goal}: not reached within {seconds:g} s", node=name, last_seen=seen)
 
 
 def _in_words(links: Mapping[int, str]) -> str:

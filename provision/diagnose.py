@@ -46,12 +46,9 @@ ON_SERVER = (
     "journalctl -u dnsmasq -u nginx -u rackproof-boot-service -n 150 --no-pager",
 )  # fmt: skip
 
-ASK = r"""exec 2>&1; seconds=$1; shift
-for each; do
-  printf '\n$ %s\n' "$each"; timeout "$seconds" sh -c "$each" </dev/null || echo "(ended with $?)"
-done
-exit 0
+ASK = r"""printf '\n$ %s\n' {command}; timeout {seconds} sh -c {command} </dev/null || echo "(ended with $?)"
 """
+"""One of many questions to a machine, as its answer shows it."""
 
 
 def fetch(lab: Lab, run: Run, blamed: Iterable[str], folder: Path) -> None:
@@ -97,8 +94,13 @@ def _ask_node(machines: Machines, name: str, commands: Iterable[str]) -> str:
 
 
 def _ask(machine: Remote, commands: Iterable[str]) -> str:
-    asked = shlex.join(["sh", "-s", "--", str(COMMAND_SECONDS), *commands])
-    return machine.run(asked, stdin=ASK, timeout=MACHINE_SECONDS).stdout
+    return machine.run(question(commands), timeout=MACHINE_SECONDS).stdout
+
+
+def question(commands: Iterable[str]) -> str:
+    """One command that says each of these, and what it says or how it ended."""
+    asked = "".join(ASK.format(command=shlex.quote(each), seconds=COMMAND_SECONDS) for each in commands)
+    return f"{{ {asked}}} 2>&1"
 
 
 def _heard_of(node: Node) -> Iterator[str]:

@@ -3,6 +3,7 @@
 RackproofError
 ├── InventoryError      the lab file or the command line is wrong: exit 4, nothing was touched
 │   └── NotAllowed      the leave to destroy this lab was not given: exit 4
+├── WriteRefused        a check would have changed something while only reading is allowed: a JUnit *error*
 └── LabError            BMC, network, time-out: a JUnit *error*, raised in a step
     ├── GaveUp          a deadline passed; carries what was last seen
     ├── Unreachable     a machine could not be spoken to, or did not prove who it is
@@ -47,6 +48,16 @@ class InventoryError(RackproofError):
 
 class NotAllowed(InventoryError):
     """The leave to destroy what is on this lab's disks was not given."""
+
+
+class WriteRefused(RackproofError):
+    """What a check would have sent is not known to only read, and was not sent: a fault of the check."""
+
+    def __init__(self, message: str, why: str, *, node: str | None, test: str | None, advice: str) -> None:
+        self.why, self.node = why, node
+        lines = [f"{node}: {message}" if node else message, f"why: {why}; this session only reads"]
+        lines += [f"asked by: {test}"] if test else []
+        super().__init__("\n  ".join([*lines, f"to do: {advice}"]))
 
 
 class LabError(RackproofError):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 INSTALL_FILE = "/etc/rackproof/install.json"
 """Where first boot leaves which install this is."""
 
+LOADED = frozenset({*PHASES[PHASES.index("answer") :], "failed"})
+"""What is heard only of a node that loads nothing any more."""
+
 LIKELY = {
     "dhcp": "its network boot is off, its cable is out, or its switch port wakes up too slowly",
     "boot-script": "it cannot fetch or run the boot file: BIOS mode, Secure Boot, or no iPXE for its NIC",
@@ -46,19 +49,24 @@ class Permits:
 
     def __init__(self, lab: Lab, run: Run, service: BootService, server: Remote) -> None:
         self._lab, self._run, self._service, self._server = lab, run, service, server
+        self._tokens: dict[str, str] = {}
+        self._undo_stands = False
 
     def grant(self, nodes: Iterable[Node]) -> None:
-        """Let these nodes install, once, in this run; their old leaves end."""
+        """Let these nodes install too, once, in this run; their old leaves end. Not of two threads."""
         certificate = recalled(self._run.recall("server"))
         permits = [self._permit(node) for node in nodes]
-        self._run.undo_later("permits revoked", self.revoke)
+        if not self._undo_stands:
+            self._run.undo_later("permits revoked", self.revoke)
+        self._undo_stands = True
         for permit in permits:
             self._service.grant(**self._order(permit, certificate))
             made = {"ssh_host_keys": [permit.host_key.public]} if permit.host_key else {}
             self._run.say("permitted", "may install once", step="power", node=permit.node.name,
                           nonce=permit.nonce, **made)  # fmt: skip
+        self._tokens |= {permit.node.name: permit.answer_token for permit in permits}
         # Ubuntu's installer finds its seed by its boot script.
-        tokens = {permit.node.name: permit.answer_token for permit in permits if permit.node.is_proxmox}
+        tokens = {name: token for name, token in self._tokens.items() if self._lab.nodes[name].is_proxmox}
         server_step.arm(self._lab, self._server, tokens, certificate.fingerprint)
 
     def revoke(self) -> None:
@@ -68,8 +76,11 @@ class Permits:
 
     def heard_of(self, name: str) -> bool:
         """Whether a node has shown itself to the boot service since it was given leave."""
-        start, events = _permitted(self._run, name), self._run.events
-        return any(event.node == name and event.seq > start.seq and event.kind in PHASES for event in events)
+        return any(event.kind in PHASES for event in _since_leave(self._run, name))
+
+    def loaded(self, name: str) -> bool:
+        """Whether a node has its whole installer, which then asks for its answer, or has failed."""
+        return any(event.kind in LOADED for event in _since_leave(self._run, name))
 
     def _permit(self, node: Node) -> Permit:
         patience = sum(deadlines(self._lab).values())
@@ -114,7 +125,10 @@ def follow(lab: Lab, run: Run, machines: Machines, nodes: Sequence[str] | None =
     a node that stays or reports a failure; the other nodes are followed to their end.
     """
     names = nodes if nodes is not None else list(lab.nodes)
-    facts = together({name: name for name in names}, lambda name: _follow_node(lab, run, machines, name))
+    # Each has deadlines of its own that run at once, so none may wait for a thread.
+    facts = together(
+        {name: name for name in names}, lambda name: _follow_node(lab, run, machines, name), most=len(names)
+    )
     return Done(changed=[f"{name} installed" for name in facts], nodes=facts)
 
 
@@ -137,10 +151,12 @@ def _follow_node(lab: Lab, run: Run, machines: Machines, name: str) -> dict[str,
 
 def _follow_phases(lab: Lab, run: Run, name: str) -> dict[str, Event]:
     start = _permitted(run, name)
-    seen, after, node = {"permitted": start}, start.seq, lab.nodes[name]
+    reset = [event for event in _since_leave(run, name) if event.kind == "reset"]
+    seen, before, node = {"permitted": start}, (reset or [start])[-1], lab.nodes[name]
     for phase in PHASES:
-        event = _await(run, node, phase, after, Deadline(deadline_of(lab, phase)))
-        seen[phase] = event
+        # From the node's own reset on: others may have been reset long before it, or long after.
+        deadline = Deadline(deadline_of(lab, phase), over=run.since(before))
+        before = seen[phase] = _await(run, node, phase, start.seq, deadline)
         # DHCP goes on while the node boots, and two reports may arrive in one breath: each phase is
         # looked for from the leave on, not from the phase before.
     return seen
@@ -151,25 +167,35 @@ def _host_keys(run: Run, name: str, start: Event) -> list[str]:
 
     Proxmox's installer reports them in the end, Ubuntu's before it.
     """
-    events = (event for event in run.events if event.node == name and event.seq >= start.seq)
+    events = (event for event in run.of(name) if event.seq >= start.seq)
     told = [event.facts["ssh_host_keys"] for event in events if event.facts.get("ssh_host_keys")]
     return list(told[0]) if told else []
 
 
+def _leave(run: Run, name: str) -> Event | None:
+    return next((event for event in reversed(run.of(name)) if event.kind == "permitted"), None)
+
+
 def _permitted(run: Run, name: str) -> Event:
-    given = [event for event in run.events if event.kind == "permitted" and event.node == name]
-    if not given:
+    leave = _leave(run, name)
+    if leave is None:
         raise LabError(
             "has no leave to install in this run; the install step needs the power step", node=name
         )
-    return given[-1]
+    return leave
+
+
+def _since_leave(run: Run, name: str) -> list[Event]:
+    """What was heard of a node since it was given leave; nothing while it has none."""
+    leave = _leave(run, name)
+    return [event for event in run.of(name) if event.seq > leave.seq] if leave else []
 
 
 def _await(run: Run, node: Node, phase: str, after: int, deadline: Deadline) -> Event:
     name = node.name
 
     def probe() -> Event | NotYet:
-        events = [event for event in run.events if event.node == name and event.seq > after]
+        events = [event for event in run.of(name) if event.seq > after]
         _raise_if_failed(name, events)
         return _reached(phase, events) or NotYet(
             f"{events[-1].kind}: {events[-1].text}" if events else "nothing since the reset"
@@ -200,7 +226,7 @@ def _raise_if_failed(name: str, events: Iterable[Event]) -> None:
 
 
 def _likely(run: Run, node: Node, phase: str) -> str:
-    texts = [event.text for event in run.events if event.node == node.name and event.kind == "dhcp"]
+    texts = [event.text for event in run.of(node.name) if event.kind == "dhcp"]
     modes = {mode for mode in ("BIOS", "UEFI") if any(mode in text for text in texts)}
     wanted = "BIOS" if node.boot_mode == "Legacy" else "UEFI"
     if phase in ("dhcp", "boot-script") and (others := modes - {wanted}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from threading import Lock
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from provision import remote
+from provision.errors import LabError
 from provision.inventory import Lab, Node
 from provision.journal import Evidence
 from provision.remote import LocalRemote, Remote, Target
@@ -21,11 +23,15 @@ PORT = 22
 
 
 class Machines:
-    """Connections to the provisioning server and the nodes, opened when first used, one for each."""
+    """Connections to the provisioning server and the nodes, opened when first used, one for each.
 
-    def __init__(self, lab: Lab, ledger: Ledger) -> None:
-        self._lab, self._ledger = lab, ledger
-        self._open: dict[str, Remote] = {}
+    Safe to use from many threads at once. Unless `again`, one that cannot be opened is not tried again:
+    whoever asks for that machine is told why.
+    """
+
+    def __init__(self, lab: Lab, ledger: Ledger, *, again: bool = True) -> None:
+        self._lab, self._ledger, self._again = lab, ledger, again
+        self._open: dict[str, Future[Remote]] = {}
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -35,8 +41,9 @@ class Machines:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with ExitStack() as stack:
-            for machine in self._open.values():
-                stack.callback(machine.close)
+            for opened in self._open.values():
+                if opened.exception() is None:
+                    stack.callback(opened.result().close)
 
     @property
     def server(self) -> Remote:
@@ -51,9 +58,15 @@ class Machines:
     def forget(self, name: str) -> None:
         """Close the connection to a node whose host keys are about to change."""
         with self._lock:
-            machine = self._open.pop(name, None)
-        if machine is not None:
-            machine.close()
+            opened = self._open.pop(name, None)
+        if opened is not None and opened.exception() is None:
+            opened.result().close()
+
+    @property
+    def reached(self) -> frozenset[str]:
+        """Those that there is a connection to."""
+        with self._lock:
+            return frozenset(self._open)
 
     @property
     def nodes(self) -> Mapping[str, Remote]:
@@ -62,15 +75,32 @@ class Machines:
 
     def _opened(self, name: str, target: Target | None) -> Remote:
         with self._lock:
-            if name not in self._open:
-                self._open[name] = _reached(name, target)
-            return self._open[name]
+            opened, first = self._open.get(name), name not in self._open
+            opened = self._open[name] = opened or Future()
+        if first:
+            self._reach(name, target, opened)
+        try:
+            return opened.result()
+        except LabError as error:
+            # The same error is told to many: it must not grow by what each of them went through.
+            raise error.with_traceback(None) from error.__cause__
+
+    def _reach(self, name: str, target: Target | None, opened: Future[Remote]) -> None:
+        try:
+            opened.set_result(_reached(name, target))
+        except BaseException as error:
+            if self._again or not isinstance(error, LabError):
+                with self._lock:
+                    self._open.pop(name, None)
+            opened.set_exception(error)
 
     def _host_keys(self, node: str) -> tuple[str, ...] | None:
-        # Without evidence of an install the user's own known_hosts decides: a machine that never
-        # provisioned this lab can verify it, as far as it knows the nodes.
+        # Without evidence of an install the lab file or the user's own known_hosts decides: a machine that
+        # never provisioned this lab can verify it, as far as it knows the nodes.
         evidence = self._ledger.recall(self._lab.name, "install")
-        return host_keys_of(evidence, node) if evidence else None
+        known = host_keys_of(evidence, node) if evidence else None
+        written = self._lab.nodes[node].host_key
+        return known or ((written,) if written else None)
 
 
 class _Nodes(Mapping[str, Remote]):

@@ -58,6 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--notify-when", choices=WHEN, default=WHEN[0],
         help="of every run, of those that did not prove, or when the outcome is another than before",
     )  # fmt: skip
+    group.addoption(
+        "--drift", action="store_true",
+        help="with -m verify: compare the rack's facts with those of the last green run",
+    )  # fmt: skip
+    group.addoption(
+        "--accept", action="store_true", help="with --drift: what stands now is what later runs compare with"
+    )
+    group.addoption("--reason", metavar="TEXT", help="with --accept: why; it is kept")
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from provision import inventory, remote
-from provision.errors import InventoryError, LabError, RackproofError
+from provision import controller, inventory, read_only
+from provision.distribution import workers_asked
+from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
 
@@ -33,9 +34,13 @@ class Interruption:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def pytest_keyboard_interrupt(self) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Fixtures unwind after this."""
-        self._session.interrupted = True
+        # pytest-xdist ends a session in the same way when -x or --maxfail has had enough.
+        if str(excinfo.value).startswith("stopping after"):
+            self._session.had_enough = True
+        else:
+            self._session.interrupted = True
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # process: a shell has that ignored by what it starts in the background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     mode = _mode(config)
+    _check_drift(config, mode)
     if mode is None:
         if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
             config.args = [str(ROOT / "tests")]
@@ -55,14 +61,20 @@ def pytest_configure(config: pytest.Config) -> None:
             session.judge_answers()
     except RackproofError as error:
         raise pytest.UsageError(str(error)) from None
+    if mode == "verify":
+        reading = ExitStack()
+        reading.enter_context(read_only.only_reading())
+        config.add_cleanup(reading.close)
     config.stash[SESSION] = session
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]
     config.pluginmanager.register(Interruption(session), "rackproof-interruption")
-    if not hasattr(config, "workerinput") and not _lists_only(config):
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(controller.Part(config), "rackproof-part")
+    elif not _lists_only(config):
         _make_folder(config, session)
-        if getattr(config.option, "numprocesses", None):
-            config.pluginmanager.register(Controller(session), "rackproof-controller")
+        if workers_asked(config):
+            config.pluginmanager.register(controller.Controller(config, session), "rackproof-controller")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -96,11 +108,26 @@ def _mode(config: pytest.Config) -> Mode | None:
                 f"-m {selection!r}: say one of {', '.join(map(repr, SELECTIONS))}, and choose by -k"
             )
         return None
-    if SELECTIONS[selection] == "provision" and getattr(config.option, "numprocesses", None):
+    if SELECTIONS[selection] == "provision" and workers_asked(config):
         raise pytest.UsageError(
             "-m provision runs in one process, because every worker would act on the lab again: drop -n"
         )
+    if getattr(config.option, "dist", "no") not in ("no", "load"):
+        raise pytest.UsageError(
+            f"--dist {config.option.dist}: checks are shared out by machines, "
+            "so that each worker logs in to its own: drop --dist"
+        )
     return SELECTIONS[selection]
+
+
+def _check_drift(config: pytest.Config, mode: Mode | None) -> None:
+    option = config.option
+    if option.drift and mode != "verify":
+        raise pytest.UsageError("--drift compares what stands and changes nothing: say -m verify --drift")
+    if option.accept and not option.drift:
+        raise pytest.UsageError("--accept takes what --drift compares: give both")
+    if option.reason is not None and not option.accept:
+        raise pytest.UsageError("--reason says why --accept is given: give both")
 
 
 def _request(config: pytest.Config, mode: Mode) -> Request:
@@ -115,7 +142,9 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
-        run_id=worker.get("rackproof_run"),
+        run_id=worker.get(controller.RUN), drift=option.drift,
+        whole=config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and not (option.keyword or option.deselect),
     )  # fmt: skip
 
 
@@ -126,45 +155,12 @@ def _make_folder(config: pytest.Config, session: Session) -> None:
         config.option.xmlpath = str(session.folder / "junit.xml")
 
 
-class Controller:
-    """Begins and ends the run whose checks the workers of pytest-xdist share out among themselves."""
-
-    def __init__(self, session: Session) -> None:
-        self._session, self._running = session, ExitStack()
-
-    def pytest_sessionstart(self) -> None:
-        """The run begins before any worker."""
-        self._running.enter_context(self._session.run())
-
-    def pytest_configure_node(self, node: object) -> None:
-        """Every worker belongs to this run."""
-        node.workerinput["rackproof_run"] = self._session.run_id  # type: ignore[attr-defined]
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Workers judge nothing but their own share."""
-        self._session.failed |= report.failed
-
-    def pytest_testnodedown(self, node: object) -> None:
-        """Add what a worker did; one that broke down leaves no word."""
-        left: dict[str, int] = getattr(node, "workeroutput", {})
-        self._session.opened_by_workers += left.get("rackproof_ssh", 0)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """The run ends before JUnit is written."""
-        self._running.close()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker leaves the controller its figures."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["rackproof_ssh"] = remote.open_count()
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A lab session collects steps and checks; any other the project's own tests."""
     own_tests = SESSION not in config.stash
     skipped = ("provision", "checks") if own_tests else ("tests",)
+    if collection_path.name == "check_drift.py" and not config.option.drift:
+        return True
     return True if any(collection_path.is_relative_to(ROOT / name) for name in skipped) else None
 
 
@@ -188,7 +184,8 @@ def _needless(item: pytest.Item, session: Session) -> bool:
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], needless: Sequence[pytest.Item]) -> None:
     if needless:
-        items[:] = [item for item in items if item not in needless]
+        left_out = set(needless)
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=needless)
 
 
@@ -204,8 +201,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the first step that failed."""
+    """Note the first step that failed, and tell a check's own fault from a failure of what it looked at."""
     report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, WriteRefused) and call.when == "call":
+        # To JUnit an error is what fails outside of the test itself.
+        report.when = "setup"
     if report.failed and SESSION in item.config.stash:
         item.config.stash[SESSION].failed = True
         if call.excinfo is not None:

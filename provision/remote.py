@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision import read_only
 from provision.errors import GaveUp, LabError
 from provision.spans import at_work
 
@@ -97,7 +98,10 @@ class Remote(ABC):
 
     @abstractmethod
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
-        """Run `command` once; raises GaveUp after `timeout` seconds and Unreachable."""
+        """Run `command` once; raises GaveUp after `timeout` seconds and Unreachable.
+
+        Raises WriteRefused, and sends nothing, where only reading is allowed (provision/read_only).
+        """
 
     @abstractmethod
     def forward_socket(self, remote_socket: str) -> AbstractContextManager[Path]:
@@ -162,6 +166,7 @@ class LocalRemote(Remote):
 
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
         """Run `command` by /bin/sh; its whole process group is killed at the time-out."""
+        read_only.require_reading(command, stdin, node=self.name)
         with _opened(stdin) as (source, content):
             process = subprocess.Popen(["/bin/sh", "-c", command], stdin=source, stdout=subprocess.PIPE,
                                        stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
@@ -171,6 +176,7 @@ class LocalRemote(Remote):
     @contextmanager
     def forward_socket(self, remote_socket: str) -> Iterator[Path]:
         """The socket itself: it is on this machine."""
+        read_only.require_no_tunnel(remote_socket, node=self.name)
         yield Path(remote_socket)
 
     def close(self) -> None:
@@ -222,6 +228,11 @@ def shown_host_key(target: Target, *, timeout: float = 10.0) -> str:
 def open_count() -> int:
     """SSH connections that this process has opened so far."""
     return len(_opened_to)
+
+
+def opened_to() -> list[str]:
+    """The machines that this process has connected to so far, each as often as it has."""
+    return list(_opened_to)
 
 
 def note_connection(name: str) -> None:

@@ -7,6 +7,7 @@ evidence in the ledger, and is forgotten the moment the step, or an earlier one,
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class Run:
         """What must be in nothing that is saved: the name of each secret by its value."""
         self.events: list[Event] = []
         self._clock = clock
+        self._of_node: defaultdict[str | None, list[Event]] = defaultdict(list)
+        self._taken: dict[int, float] = {}
         self._subscribers: list[Callable[[Event], None]] = []
         self._undo: list[tuple[str, Callable[[], None]]] = []
 
@@ -91,9 +94,19 @@ class Run:
         """Add an event, from the harness or from the boot service; wakes waiters and tells subscribers."""
         kept = self.ledger.append(event)
         self.events.append(kept)
+        self._taken[kept.seq] = time.monotonic()
+        self._of_node[kept.node].append(kept)
         self.news.notify()
         for tell in self._subscribers:
             tell(kept)
+
+    def of(self, node: str) -> Sequence[Event]:
+        """The events of one node, oldest first."""
+        return self._of_node.get(node, ())
+
+    def since(self, event: Event) -> float:
+        """Seconds since this run took an event; who told it may have another clock."""
+        return time.monotonic() - self._taken[event.seq]
 
     def subscribe(self, tell: Callable[[Event], None]) -> None:
         """Call `tell` with every event from now on, in the thread that took it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,14 @@ Mode = Literal["provision", "verify"]
 TOGETHER = frozenset({"power", "install"})
 """A reset node must be let install by the same run, or it is left without a system."""
 
+MARKS = {
+    "run-started": "before",
+    "step-started": "{}",
+    "step-done": "checks of {}",
+    "step-failed": "after {}",
+}
+"""Where a run's time goes from an event of this kind on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -47,6 +56,8 @@ class Request:
     notify: tuple[str, ...] = ()
     notify_when: str = "always"
     run_id: str | None = None
+    drift: bool = False
+    whole: bool = True
 
 
 @dataclass
@@ -58,7 +69,10 @@ class Session:
     run_id: str
     failed: bool = False
     interrupted: bool = False
-    opened_by_workers: int = 0
+    had_enough: bool = False
+    workers: int = 0
+    order: tuple[str, ...] = ()
+    opened_by_workers: Counter[str] = field(default_factory=Counter)
     selected: frozenset[str] = frozenset()
     blamed: set[str] = field(default_factory=set)
     subscribers: list[Callable[[Event], None]] = field(default_factory=list)
@@ -220,10 +234,17 @@ class Session:
         """How the run stands: its last word once the last test has ended."""
         return "interrupted" if self.interrupted else "not proved" if self.failed else "proved"
 
+    @property
+    def moves_baseline(self) -> bool:
+        """Whether later runs compare with what stands at the end: it was made, and all was checked."""
+        made = self.request.mode == "provision" and self.request.deed != "test"
+        return made and self.request.whole and self.outcome == "proved"
+
     def _end(self, run: Run) -> None:
         at_work = spans.covered(spans.recorded())
-        opened = remote.open_count() + self.opened_by_workers
-        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened)
+        opened = Counter(remote.opened_to()) + self.opened_by_workers
+        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened.total(),
+                connections=dict(sorted(opened.items())), own=_own(run))  # fmt: skip
         run.ledger.end_run(self.run_id, self.outcome, time.time())
         for finish in self.finishers:
             finish(run)
@@ -234,6 +255,10 @@ class Session:
             known = ", ".join(self.written.nodes)
             raise self._mistakes(
                 [f'--nodes: "{name}" is not a node of this lab; it has {known}' for name in unknown]
+            )
+        if self.written.is_light and self.request.mode == "provision":
+            raise self._mistakes(
+                ["its nodes are light, which are never installed: python -m virtual_lab up, then -m verify"]
             )
         if not self.steps and self.request.mode == "provision":
             raise self._mistakes(
@@ -281,6 +306,17 @@ class Session:
 
     def _mistakes(self, messages: Sequence[str]) -> InventoryError:
         return InventoryError([self._mistake(message) for message in messages])
+
+
+def _own(run: Run) -> dict[str, float]:
+    """Seconds in which no machine was at work, in each step, its checks, and before the first."""
+    now, marks = time.monotonic(), [event for event in run.events if event.kind in MARKS]
+    moments = [now - run.since(event) for event in marks] + [now]
+    own: dict[str, float] = {}
+    for event, start, end in zip(marks, moments, moments[1:], strict=False):
+        name = MARKS[event.kind].format(event.step)
+        own[name] = own.get(name, 0.0) + spans.uncovered(spans.recorded(), start, end)
+    return own
 
 
 SESSION = pytest.StashKey[Session]()

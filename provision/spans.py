@@ -47,3 +47,9 @@ def covered(spans: Iterable[Span]) -> float:
         total += max(0.0, span.end - max(span.start, until))
         until = max(until, span.end)
     return total
+
+
+def uncovered(spans: Iterable[Span], start: float, end: float) -> float:
+    """Seconds between two moments in which no machine was at work."""
+    within = [Span(each.machine, max(each.start, start), min(each.end, end)) for each in spans]
+    return end - start - covered(span for span in within if span.start < span.end)

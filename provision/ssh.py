@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from provision import read_only
 from provision.errors import LabError, Unreachable
 from provision.remote import Output, Remote, Stdin, Target, gave_up, note_connection, short
 from provision.spans import at_work
@@ -28,6 +29,8 @@ T = TypeVar("T")
 MOST_SESSIONS = 8
 # A machine that lost its power says nothing: the connection is given up after this much silence.
 KEEPALIVE = {"keepalive_interval": 5, "keepalive_count_max": 3}
+# Of two threads that first use SSH at the same time one makes the loop, or there would be two.
+_MAKING_IT = threading.Lock()
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class SshRemote(Remote):
 
     def execute(self, command: str, stdin: Stdin, timeout: float) -> Output:
         """Run `command` once, in a session of its own."""
+        read_only.require_reading(command, stdin, node=self.name)
         with self._sessions:
             try:
                 return self._execute(command, stdin, timeout)
@@ -57,6 +61,7 @@ class SshRemote(Remote):
     @contextmanager
     def forward_socket(self, remote_socket: str) -> Iterator[Path]:
         """A local socket, readable by this user alone; it outlives a lost connection."""
+        read_only.require_no_tunnel(remote_socket, node=self.name)
         folder = tempfile.TemporaryDirectory(prefix="rackproof-")
         # A thread belongs to the network namespace of the thread that started it. This one starts
         # here, so that a later reconnect leaves from where the caller is, not from the loop's thread.
@@ -340,8 +345,13 @@ def _bytes(data: str | bytes | None) -> bytes:
     return data.encode() if isinstance(data, str) else data or b""
 
 
-@functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
+    with _MAKING_IT:
+        return _only_loop()
+
+
+@functools.cache
+def _only_loop() -> asyncio.AbstractEventLoop:
     # asyncssh logs every command; a command line is for errors, not for the report's log section.
     asyncssh.set_log_level("WARNING")
     loop = asyncio.new_event_loop()

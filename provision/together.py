@@ -1,12 +1,13 @@
-"""One action on many nodes at the same time, with every node's own outcome."""
+"""One action on many nodes at the same time, with every node's own outcome; or on those that ask for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from threading import Event as Flag
-from typing import TypeVar
+from threading import Lock
+from typing import Generic, TypeVar
 
 from provision.errors import NodesFailed
 from provision.wait import NOTICE, called_off
@@ -43,3 +44,36 @@ def together(nodes: Mapping[str, N], action: Callable[[N], T], *, most: int = 64
     if failed:
         raise NodesFailed(failed)
     return {name: future.result() for name, future in futures.items()}
+
+
+class Gathered(Generic[N]):
+    """An action on several nodes at once, asked for by one thread a node.
+
+    Whoever asks while it is at work is in the next one, with all others that asked meanwhile.
+    """
+
+    def __init__(self, action: Callable[[list[N]], None]) -> None:
+        self._action = action
+        self._asked: list[tuple[N, Future[None]]] = []
+        self._asking, self._acting = Lock(), Lock()
+
+    def __call__(self, node: N) -> None:
+        """Return once the action was done for this node, or raise what it raised."""
+        done: Future[None] = Future()
+        with self._asking:
+            self._asked.append((node, done))
+        with self._acting:
+            if not done.done():
+                self._act()
+        done.result()
+
+    def _act(self) -> None:
+        with self._asking:
+            asked, self._asked = self._asked, []
+        error: BaseException | None = None
+        try:
+            self._action([node for node, _ in asked])
+        except BaseException as raised:  # each who asked is told, an interruption too
+            error = raised
+        for _, done in asked:
+            done.set_exception(error) if error else done.set_result(None)

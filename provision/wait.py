@@ -30,18 +30,24 @@ def _go_on() -> None:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """A probe's answer while its goal is not reached; `seen` goes into the error if it never is."""
+    """A probe's answer while its goal is not reached; `seen` goes into the error if it never is.
+
+    Whoever waits for news asks again after `again` seconds without any.
+    """
 
     seen: str
+    again: float = NOTICE
 
 
 class Deadline:
-    """A moment, on the monotonic clock, at which patience ends."""
+    """A moment, on the monotonic clock, at which patience of `seconds` ends; `over` of them are gone."""
 
-    def __init__(self, seconds: float, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, *, over: float = 0.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.seconds = seconds
         self._now = now
-        self._ends = now() + seconds
+        self._ends = now() + seconds - over
 
     @property
     def remaining(self) -> float:
@@ -112,7 +118,7 @@ class Signal:
             if deadline.expired:
                 message = f"{goal}: not reached within {deadline.seconds:g} s"
                 raise GaveUp(message, node=node, last_seen=answer.seen)
-            self._wait_for_news(before, min(deadline.remaining, NOTICE))
+            self._wait_for_news(before, min(deadline.remaining, NOTICE, answer.again))
 
     def _wait_for_news(self, before: int, seconds: float) -> None:
         with self._condition:

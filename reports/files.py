@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.journal import Event, Evidence
+from reports.changes import Changes, as_data, as_text
 from reports.story import Story, duration
 
 
@@ -19,7 +20,7 @@ def write_event(folder: Path, event: Event) -> None:
         file.write(json.dumps(asdict(event), sort_keys=True) + "\n")
 
 
-def write_summary(folder: Path, run: str, story: Story) -> None:
+def write_summary(folder: Path, run: str, story: Story, changes: Changes | None = None) -> None:
     """summary.json for programs and summary.md for people."""
     told = {
         "run": run,
@@ -31,12 +32,13 @@ def write_summary(folder: Path, run: str, story: Story) -> None:
         "steps": [_step(story, name) for name in story.steps],
         "checks": dict(story.counts),
         "overview": dict(story.overview),
+        "changes": as_data(changes or Changes()),
         "bad": [
             {"name": bad.name, "step": bad.step, "result": bad.result, "said": bad.said} for bad in story.bad
         ],
     }
     (folder / "summary.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    (folder / "summary.md").write_text(_markdown(run, story), encoding="utf-8")
+    (folder / "summary.md").write_text(_markdown(run, story, changes or Changes()), encoding="utf-8")
 
 
 def write_nodes(folder: Path, nodes: Iterable[str], evidence: Iterable[Evidence]) -> None:
@@ -60,7 +62,7 @@ def _step(story: Story, name: str) -> dict[str, Any]:
     }
 
 
-def _markdown(run: str, story: Story) -> str:
+def _markdown(run: str, story: Story, changes: Changes) -> str:
     lines = [f"# {story.verdict}: lab {story.lab}", "", f"Run {run}, {duration(story.seconds)}.", ""]
     lines += ["| step | state | time | checks passed | failed |", "|---|---|---|---|---|"]
     for step in story.steps.values():
@@ -69,9 +71,15 @@ def _markdown(run: str, story: Story) -> str:
     if story.overview:
         lines += ["", "## The cluster", "", "| | |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(text)} |" for name, text in story.overview]
+    lines += ["", "## Since the last green run", "", *map(_plain, as_text(changes))]
     for outcome in story.bad:
         lines += ["", f"## {outcome.name}", "", "```", outcome.said.replace("```", "'''"), "```"]
     return "\n".join([*lines, ""])
+
+
+def _plain(line: str) -> str:
+    """A line of a list or a paragraph, nothing of what it says being markup."""
+    return f"- {_cell(line[2:])}" if line.startswith("- ") else _cell(line)
 
 
 def _cell(text: str) -> str:

@@ -15,9 +15,11 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
+from provision.drift import told
 from provision.errors import RackproofError
 from provision.journal import Event, Evidence
 from reports import timeline
+from reports.changes import Changes
 from reports.culprits import Culprit, culprits, nodes_in, subject_of
 from reports.history import About
 from reports.story import Outcome, Story, duration
@@ -56,6 +58,7 @@ class Material:
     addresses: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     environment: Sequence[tuple[str, str]] = ()
     about: About = field(default_factory=About)
+    changes: Changes = field(default_factory=Changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Card:
     facts: list[tuple[str, str]]
     last: str
     wrong: list[str]
+    changed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ def render(folder: Path, material: Material) -> str:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(PARTS), undefined=StrictUndefined, autoescape=True,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters |= {"duration": duration, "subject": subject_of, "case": _case}
+    environment.filters |= {"duration": duration, "subject": subject_of, "case": _case, "told": told}
     environment.globals |= {"signs": SIGNS, "tones": TONES, "errors": ERRORS}
     return environment
 
@@ -213,7 +217,7 @@ def _card(number: int, name: str, material: Material, found: Iterable[Culprit]) 
         number, name, phase, tone,
         {"bad": "wrong", "good": well, "idle": "not checked"}[tone],
         list(material.addresses.get(name, {}).items()), _card_facts(name, material.evidence),
-        _last_word(name, material.events), wrong,
+        _last_word(name, material.events), wrong, len(material.changes.counting.get(name, ())),
     )  # fmt: skip
 
 

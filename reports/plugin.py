@@ -21,6 +21,7 @@ from reports.story import Outcome, Result, Story
 if TYPE_CHECKING:
     from provision.journal import Event, Evidence
     from provision.run import Run
+    from reports.changes import Changes
     from reports.terminal import LabReporter
 
 VERSION = "0.1"
@@ -35,6 +36,7 @@ class Telling:
         self._events: list[Event] = []
         self._evidence: list[Evidence] = []
         self._secrets: dict[str, str] = {}
+        self._changes: Changes | None = None
         session.subscribers.append(self.take)
         session.finishers.append(self.look_back)
 
@@ -60,7 +62,7 @@ class Telling:
         if result is None:
             return
         acts, step, said = "acts" in report.keywords, report.step, _said(report, result)
-        self._story.note(Outcome(name_of(report), step, result, report.duration, acts=acts, said=said))
+        self._story.note(Outcome(name_of(report.nodeid), step, result, report.duration, acts=acts, said=said))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file of checks that cannot be read is told like a check that failed."""
@@ -75,10 +77,11 @@ class Telling:
         from reports import files  # noqa: PLC0415
         from reports.secrecy import struck  # noqa: PLC0415
 
+        self._story.order([name_of(test) for test in self._session.order])
         # The terminal and the history tell what tests said, too.
         self._story.reword(lambda text: struck(text, self._secrets))
         self._story.interrupted = self._session.interrupted
-        files.write_summary(self._session.folder, self._session.run_id, self._story)
+        files.write_summary(self._session.folder, self._session.run_id, self._story, self._changes)
         self._remember()
         self._show()
         self._keep_secrets()
@@ -109,12 +112,13 @@ class Telling:
 
     def _show(self) -> None:
         """The page, which the last line then names; the run is what it is without one, too."""
-        from reports import page  # noqa: PLC0415
+        from reports import changes, page  # noqa: PLC0415
 
         session = self._session
         material = page.Material(
             session.run_id, session.request.mode, self._story, self._events, self._evidence,
             _addresses(session), list(properties(session, ())), self._about,
+            self._changes or changes.Changes(),
         )  # fmt: skip
         try:
             page.write_page(session.folder, material)
@@ -139,12 +143,13 @@ class Telling:
                 self._reporter.notes.append(str(error))
 
     def look_back(self, run: Run) -> None:
-        """Overview, node facts and JUnit properties, while the ledger is still open."""
-        from reports import files  # noqa: PLC0415
+        """Overview, node facts, changes and JUnit properties, while the ledger is still open."""
+        from reports import changes, files  # noqa: PLC0415
 
         self._secrets = revealed(self._session.written) | run.secrets
         self._events = run.ledger.events(run=run.id)
         self._story.sum_up(self._events)
+        self._changes = changes.of_run(run)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
         self._evidence = evidence
         files.write_nodes(self._session.folder, self._session.node_names, evidence)
@@ -165,6 +170,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     plugins = config.pluginmanager
     plugins.unregister(plugins.getplugin("terminalreporter"))
+    if controller := plugins.getplugin("dsession"):
+        # pytest-xdist would write of its workers into the table.
+        controller.terminal = None
+        plugins.unregister(name="terminaldistreporter")
     story = Story(session.written.name, STEPS, session.node_names)
     folder = session.request.out / "latest"
     report = _shown(folder / "junit.xml")
@@ -189,12 +198,12 @@ def pytest_runtest_makereport(
 
 def heading(session: Session) -> str:
     """What runs against what, on one line."""
-    nodes = len(session.node_names)
     parts = [
         f"rackproof {VERSION}",
         f"lab {session.written.name}",
-        f"{nodes} node{'s' if nodes != 1 else ''}",
+        _counted(len(session.node_names), "node"),
     ]
+    parts += [_counted(session.workers, "worker")] if session.workers else []
     parts.append(f"run {session.run_id}")
     if session.request.mode == "provision":
         wiped = "virtual hardware" if session.virtual else f"the disks of {', '.join(session.node_names)}"
@@ -204,9 +213,13 @@ def heading(session: Session) -> str:
     return " · ".join(parts)
 
 
-def name_of(report: pytest.TestReport) -> str:
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def name_of(nodeid: str) -> str:
     """A test's name as people say it: subject, check and case."""
-    path, _, name = report.nodeid.partition("::")
+    path, _, name = nodeid.partition("::")
     subject = Path(path).stem.removeprefix("check_")
     return (
         f"step {name.removeprefix('test_')}"

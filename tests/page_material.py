@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from provision.baseline import Kept, Reading
 from provision.journal import Event, Evidence
 from provision.run import STEPS
+from reports.changes import Changes, changes
 from reports.history import About, RunRow
 from reports.page import Material
 from reports.story import Outcome, Story
@@ -73,6 +75,17 @@ def checks_failed() -> Material:
     return material
 
 
+def drifted() -> Material:
+    """The same run, whose machines are not what they were at the last green run."""
+    return replace(checks_failed(), changes=_changed("", made=False))
+
+
+def rebuilt() -> Material:
+    """A proved run, which made anew what an install makes anew, and changed nothing else."""
+    before, now = _kept("run-0", ANEW["before"]), _kept("run-1", ANEW["after"])
+    return replace(proved(), changes=changes({"node1": before}, {"node1": now}, made=True))
+
+
 def interrupted() -> Material:
     """Ctrl-C in the middle of step install."""
     nodes = names(4)
@@ -96,6 +109,40 @@ def verified() -> Material:
     story = Story("hall-3", STEPS, nodes)
     events = [event(0, "run-started", "verify"), event(20, "run-ended", "proved")]
     return replace(_told(story, events, nodes, "", acted=False), mode="verify")
+
+
+BEFORE: dict[str, Any] = {
+    "packages": {"jq": "1.7.1-6", "pve-manager": "9.1.1"},
+    "network": {"interfaces": {"vmbr1": {"addresses": ["10.10.2.23/24"], "mtu": 9000}}},
+    "sysctl": {"running": {"net.core.rmem_max": "67108864"}},
+    "keys": {"authorised": {}},
+}  # fmt: skip
+AFTER: dict[str, Any] = {
+    "packages": {"pve-manager": "9.1.2"},
+    "network": {"interfaces": {"vmbr1": {"addresses": ["10.10.2.23/24", "10.10.2.99/24"], "mtu": 1500}}},
+    "sysctl": {"running": {"net.core.rmem_max": "212992"}},
+    "keys": {"authorised": {"root joe@desk": ["ssh-ed25519 SHA256:FMf5MQjnEztZlHH/A2lbo3DxKRbRPlIPMWVPQaN0ye0"]}},
+}  # fmt: skip
+ANEW = {which: {"keys": {"host": {"ssh-ed25519": f"SHA256:{which}"}}} for which in ("before", "after")}
+
+
+def _changed(hostile: str, *, made: bool) -> Changes:
+    strange = {f"accounts{hostile}": f"uid 1000{hostile}"}
+    before = {
+        "node3": _kept("run-0", {**BEFORE, "users": {}}, "node3"),
+        "cluster": _kept("run-0", {"ceph": {"flags": []}, "cluster": {"config version": "4"}}, "cluster"),
+    }
+    now = {
+        "node3": _kept(f"run-1{hostile}", {**AFTER, "users": strange}, "node3"),
+        "cluster": _kept(
+            "run-1", {"ceph": {"flags": ["noout"]}, "cluster": {"config version": "5"}}, "cluster"
+        ),
+    }
+    return changes(before, now, made=made)
+
+
+def _kept(run: str, facts: dict[str, Any], machine: str = "node1") -> Kept:
+    return Kept(Reading(machine, facts), run, BEGAN - 86400, "green")
 
 
 def _events(nodes: Sequence[str], steps: Sequence[str], hostile: str = "") -> Iterator[Event]:
@@ -143,6 +190,7 @@ def _told(story: Story, events: Sequence[Event], nodes: Sequence[str], hostile: 
         f"run-1{hostile}", "provision", story, events, list(_evidence(nodes, steps, hostile)),
         {node: {f"management{hostile}": "10.10.1.21", "BMC": "10.10.1.11"} for node in nodes},
         [(f"python{hostile}", f"3.11{hostile}")],
+        changes=_changed(hostile, made=False) if hostile else Changes(),
     )  # fmt: skip
 
 

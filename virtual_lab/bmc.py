@@ -45,7 +45,7 @@ def console_of(places: Places, node: MachinePlan) -> Console:
         serial=server.dmi.serial,
         product=server.dmi.product, manufacturer=server.dmi.manufacturer, uuid=server.dmi.uuid,
         bios_version=server.dmi.bios_version, memory_gib=server.memory_mib // 1024, cores=server.cores,
-        nics=server.nics,
+        nics=server.nics, http_boot=node.firmware is not None,
     )  # fmt: skip
 
 

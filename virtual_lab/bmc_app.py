@@ -218,7 +218,7 @@ class _Layer:
         }  # fmt: skip
         body["Boot"] = override | {
             f"BootSourceOverride{name}@Redfish.AllowableValues": values
-            for name, values in _ALLOWED.items()
+            for name, values in {"Target": list(console.targets), **_ALLOWED}.items()
             if f"BootSourceOverride{name}" in override
         }
         for name in _ABSENT:
@@ -247,7 +247,6 @@ class _Layer:
 # What the emulator links to and cannot answer without a hypervisor.
 _ABSENT = ("Storage", "SimpleStorage", "Memory", "SecureBoot", "VirtualMedia", "Processors", "BIOS")
 _ALLOWED = {
-    "Target": ["None", "Pxe", "Hdd"],
     "Enabled": ["Disabled", "Once", "Continuous"],
     "Mode": ["UEFI", "Legacy"],
 }

@@ -43,7 +43,13 @@ class Console:
     memory_gib: int
     cores: int
     nics: Mapping[str, str]
+    http_boot: bool = False
     port: int = 443
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What a boot can be overridden with; UEFI that is played boots by no HTTP."""
+        return ("None", "Pxe", *(("UefiHttp",) if self.http_boot else ()), "Hdd")
 
 
 class NotWorking(Exception):
@@ -124,6 +130,8 @@ class Bmc:
         for name in wanted:
             if name not in _OVERRIDE or not self._knows(name):
                 raise NotWorking(f"The property {name} is not in the list of valid properties", 400)
+        if (target := wanted.get(_TARGET, "None")) not in self.console.targets:
+            raise NotWorking(f"The value {target} for {_TARGET} is not in the list of acceptable values", 400)
         if self.quirk("ignores-pxe"):
             return
         change = {_OVERRIDE[name]: value for name, value in wanted.items()}
@@ -141,8 +149,9 @@ ACTIONS = (
 )  # fmt: skip
 _NEEDS_POWER = frozenset({"ForceRestart", "GracefulRestart", "GracefulShutdown", "PowerCycle"})
 _TRANSITIONS = {"On": "PoweringOn", "ForceOn": "PoweringOn", "ForceOff": "PoweringOff"}
+_TARGET = "BootSourceOverrideTarget"
 _OVERRIDE = {
-    "BootSourceOverrideTarget": "target",
+    _TARGET: "target",
     "BootSourceOverrideEnabled": "enabled",
     "BootSourceOverrideMode": "mode",
 }

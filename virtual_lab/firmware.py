@@ -11,9 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtual_lab import bootloader, dhcp_client, efi, http_client, ipxe, nic, tftp_client
+from provision.inventory.boot_chains import Target
+from virtual_lab import bootloader, dhcp_client, efi, http_client, ipxe, nic, real_chain, tftp_client
 from virtual_lab.dhcp_client import Client, Exchange, Lease, NoLease, raw_wire
-from virtual_lab.hardware import Boot, BootDevice, BootDisk, Hardware, NoBootDevice, Override, RunInstaller
+from virtual_lab.hardware import (
+    Boot,
+    BootDevice,
+    BootDisk,
+    Hardware,
+    NoBootDevice,
+    Override,
+    RealFirmware,
+    RunInstaller,
+)
 from virtual_lab.played_time import take
 
 Phase = Callable[[str], None]
@@ -61,7 +71,7 @@ def memory(hardware: Hardware) -> Path:
 
 def order(hardware: Hardware, override: Override) -> tuple[BootDevice, ...]:
     """The boot devices in the order in which this start tries them."""
-    first: dict[str, BootDevice] = {"Pxe": "network", "Hdd": "disk"}
+    first: dict[str, BootDevice] = {"Pxe": "network", "UefiHttp": "network", "Hdd": "disk"}
     wanted = first.get(override.target) if override.active else None
     rest = tuple(device for device in hardware.boot_order if device != wanted)
     return (wanted, *rest) if wanted else rest
@@ -76,6 +86,8 @@ def _from_disk(hardware: Hardware) -> BootDisk | None:
 
 
 def _from_network(hardware: Hardware, override: Override, phase: Phase) -> Boot | None:
+    if hardware.real_firmware:
+        return _by_real_firmware(hardware, hardware.real_firmware, override, phase)
     own = {hardware.boot_nic: hardware.nics[hardware.boot_nic]}
     with nic.up(own):
         try:
@@ -88,6 +100,15 @@ def _from_network(hardware: Hardware, override: Override, phase: Phase) -> Boot 
     if isinstance(ended, ipxe.LocalDisk):
         return _from_disk(hardware)
     return _handed_over(ended) if isinstance(ended, ipxe.Booted) else None
+
+
+def _by_real_firmware(
+    hardware: Hardware, real: RealFirmware, override: Override, phase: Phase
+) -> Boot | None:
+    phase("real-firmware")
+    target: Target = "UefiHttp" if override.active and override.target == "UefiHttp" else "Pxe"
+    ended = real_chain.run(hardware, real, memory(hardware) / "real-firmware", target)
+    return _from_disk(hardware) if isinstance(ended, BootDisk) else ended
 
 
 def _network_program(hardware: Hardware, override: Override, phase: Phase) -> tuple[bytes, Lease]:

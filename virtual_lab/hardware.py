@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from provision.inventory.boot_chains import Firmware
+
 PowerState = Literal["On", "Off"]
-OverrideTarget = Literal["None", "Pxe", "Hdd"]
+OverrideTarget = Literal["None", "Pxe", "UefiHttp", "Hdd"]
 OverrideEnabled = Literal["Disabled", "Once", "Continuous"]
 BootMode = Literal["UEFI", "Legacy"]
 BootDevice = Literal["disk", "network"]
@@ -55,6 +57,14 @@ class Dmi:
 
 
 @dataclass(frozen=True, slots=True)
+class RealFirmware:
+    """Real firmware in place of the played one: its kind, and the folder of a telling_kernel.Telling."""
+
+    kind: Firmware
+    loaders: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
     """One virtual server.
 
@@ -64,6 +74,7 @@ class Hardware:
     `seed`: of every played delay and choice, so that a rack behaves the same twice.
     `release`: which Proxmox installer is played: "9.2" or "9.1".
     `osd_drives`: the disks beside the system's `drive`; an installation leaves them alone.
+    `real_firmware`: what boots it from network; None plays UEFI.
     """
 
     name: str
@@ -79,6 +90,7 @@ class Hardware:
     seed: int = 0
     release: str = "9.2"
     osd_drives: tuple[Drive, ...] = ()
+    real_firmware: RealFirmware | None = None
 
     @property
     def drives(self) -> tuple[Drive, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from provision.errors import LabError
 from virtual_lab import cgroups, kernel
+from virtual_lab.real_firmware import OVMF, QEMU
 
 _TOOLS = {
     "ip": "iproute2", "systemd-nspawn": "systemd-container", "nsenter": "util-linux", "setpriv": "util-linux",
@@ -24,9 +25,9 @@ _KEYS = [
 ]
 
 
-def check() -> None:
+def check(*, real_firmware: bool = False) -> None:
     """Raise LabError with one line that names everything that is missing."""
-    missing = list(_missing())
+    missing = [*_missing(), *(_missing_firmware() if real_firmware else ())]
     if missing:
         raise LabError(f"a virtual rack cannot stand on this machine: {'; '.join(missing)}")
 
@@ -59,6 +60,12 @@ def _missing() -> Iterator[str]:
     yield from (f"the kernel has no {name} file system" for name in _FILESYSTEMS if not _has(name))
     if not cgroups.hierarchies():
         yield "no control group file system is mounted; mount cgroup2 on /sys/fs/cgroup"
+
+
+def _missing_firmware() -> Iterator[str]:
+    parts = {"qemu-system-x86": shutil.which(QEMU), "ovmf": OVMF.is_dir()}
+    if packages := [package for package, found in parts.items() if not found]:
+        yield f"a node has real firmware, and packages are missing: apt-get install {' '.join(packages)}"
 
 
 def _has(filesystem: str, known: Path = Path("/proc/filesystems")) -> bool:

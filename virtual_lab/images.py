@@ -21,6 +21,8 @@ Say = Callable[[str], None]
 
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 _RECORD = "images.json"
+TELLING = "telling"
+"""The name of what real firmware boots, among the images of a rack."""
 
 
 def ready(recipe: Recipe, images: Path, say: Say, *, marker: str = "") -> Path:

@@ -133,7 +133,7 @@ def _own_file_systems() -> None:
     own_sysfs = Path("/run/sysfs")
     own_sysfs.mkdir()
     kernel.mount("sysfs", own_sysfs, "sysfs")
-    if not all(Path(device).exists() for device in ("/dev/loop-control", *_DEVICES)):
+    if not all(Path(device).exists() for device in ("/dev/loop-control", "/dev/net/tun", *_DEVICES)):
         kernel.mount("devtmpfs", Path("/dev"), "devtmpfs")
 
 

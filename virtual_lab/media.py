@@ -13,9 +13,10 @@ import random
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pycdlib.pycdlib import PyCdlib
 from pycdlib.pycdlibexception import PyCdlibException
@@ -24,6 +25,8 @@ RELEASE, ISO_RELEASE, KERNEL = "9.2", "1", "7.0.2-6-pve"
 ISO_NAME = f"proxmox-ve_{RELEASE}-{ISO_RELEASE}-auto-from-http.iso"
 ID_FILE = ".pve-cd-id.txt"
 _SIZES = {"kernel": 256 << 10, "initrd": 512 << 10, "iso": 1 << 20}
+# cpio(5), <linux/stat.h>
+_TRAILER, _FILE, _FOLDER = "TRAILER!!!", 0o100000, 0o040000
 
 
 class Unreadable(Exception):
@@ -39,11 +42,32 @@ class Media:
     iso: Path
 
 
-def prepare(images: Path) -> Media:
-    """The media under `images`, built there unless this module's own build stands there already."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """An installer's kernel: its release, its file, and what its initrd starts with, by name."""
+
+    release: str
+    image: bytes
+    program: Mapping[str, bytes]
+
+    @classmethod
+    def played(cls, release: str) -> Kernel:
+        """One that no processor starts."""
+        return cls(release, kernel_image(release), {"init": b"#!/bin/sh\n# played\n"})
+
+    @property
+    def digest(self) -> bytes:
+        """What changes when its files do."""
+        parts = (self.image, *self.program.values())
+        return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+def prepare(images: Path, kernel: Kernel | None = None) -> Media:
+    """The media under `images`, built there unless this very build stands there already."""
+    kernel = kernel or Kernel.played(KERNEL)
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + kernel.digest).hexdigest()
     folder = images / f"media-{recipe[:16]}"
-    once(folder, lambda built: build(built, build_id=recipe))
+    once(folder, lambda built: build(built, build_id=recipe, kernel=kernel))
     return Media(folder / "vmlinuz", folder / "initrd.img", folder / ISO_NAME)
 
 
@@ -56,12 +80,13 @@ def once(folder: Path, make: Callable[[Path], None]) -> None:
             _settle(Path(scratch) / "built", folder)
 
 
-def build(folder: Path, *, build_id: str, release: str = KERNEL) -> None:
+def build(folder: Path, *, build_id: str, kernel: Kernel | None = None) -> None:
     """Write the three files of one build into a new folder."""
+    kernel = kernel or Kernel.played(KERNEL)
     folder.mkdir()
     folder.chmod(0o755)
-    (folder / "vmlinuz").write_bytes(kernel_image(release))
-    (folder / "initrd.img").write_bytes(_initrd(build_id, release))
+    (folder / "vmlinuz").write_bytes(kernel.image)
+    (folder / "initrd.img").write_bytes(_initrd(build_id, kernel))
     _write_iso(folder / ISO_NAME, build_id)
 
 
@@ -77,17 +102,31 @@ def initrd_files(initrd: bytes) -> dict[str, bytes]:
     """The files of a gzip-compressed initramfs (cpio, newc). Raises Unreadable."""
     try:
         archive = gzip.decompress(initrd)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise Unreadable("the initrd is not compressed with gzip") from error
+    return cpio_files(archive)
+
+
+def cpio_files(archive: bytes) -> dict[str, bytes]:
+    """The regular files in an archive as a kernel unpacks it (cpio, newc). Raises Unreadable."""
+    try:
+        return _cpio_files(archive)
+    except ValueError as error:
+        raise Unreadable(f"the initrd is a broken cpio archive: {error}") from error
+
+
+def _cpio_files(archive: bytes) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     at = 0
     while archive[at : at + 6] == b"070701":
-        size, name_size = (int(archive[at + 6 + 8 * field : at + 14 + 8 * field], 16) for field in (6, 11))
+        fields = (archive[at + 6 + 8 * field : at + 14 + 8 * field] for field in (1, 6, 11))
+        mode, size, name_size = (int.from_bytes(bytes.fromhex(field.decode())) for field in fields)
         name = archive[at + 110 : at + 110 + name_size - 1].decode()
-        if name == "TRAILER!!!":
+        if name == _TRAILER:
             return files
         start = _padded(at + 110 + name_size)
-        files[name] = archive[start : start + size]
+        if mode & 0o170000 == _FILE:
+            files[name] = archive[start : start + size]
         at = _padded(start + size)
     raise Unreadable("the initrd is no cpio archive, or it is cut off")
 
@@ -141,12 +180,12 @@ def kernel_image(release: str) -> bytes:
     return bytes(image)
 
 
-def _initrd(build_id: str, release: str) -> bytes:
+def _initrd(build_id: str, kernel: Kernel) -> bytes:
     files = {
-        "init": b"#!/bin/sh\n# played\n",
+        **kernel.program,
         ID_FILE: f"{build_id}\n".encode(),
         ".cd-info": _cd_info(),
-        f"lib/modules/{release}/modules.dep": filler("initrd"),
+        f"lib/modules/{kernel.release}/modules.dep": filler("initrd"),
     }
     return initramfs(files)
 
@@ -157,13 +196,20 @@ def initramfs(files: Mapping[str, bytes]) -> bytes:
 
 
 def cpio(files: Mapping[str, bytes]) -> bytes:
-    """An archive of files in the root folder, all executable, as a kernel unpacks it (cpio, newc)."""
-    entries = {**files, "TRAILER!!!": b""}
-    return b"".join(_cpio_entry(name, data) for name, data in entries.items())
+    """An archive of files, all executable, and their folders, as a kernel unpacks it (cpio, newc)."""
+    # A kernel makes no folder that the archive does not have.
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents if folder.name}
+    return b"".join(
+        [
+            *(_cpio_entry(folder, b"", _FOLDER) for folder in sorted(folders)),
+            *(_cpio_entry(name, data) for name, data in files.items()),
+            _cpio_entry(_TRAILER, b"", 0),
+        ]
+    )
 
 
-def _cpio_entry(name: str, data: bytes) -> bytes:
-    fields = (0, 0o100755, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+def _cpio_entry(name: str, data: bytes, kind: int = _FILE) -> bytes:
+    fields = (0, kind | 0o755, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
     head += bytes(_padded(len(head)) - len(head))
     return head + data + bytes(_padded(len(data)) - len(data))

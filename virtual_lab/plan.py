@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import InventoryError, Mistake
+from provision.inventory.boot_chains import Firmware
 from provision.inventory.models import Lab, Node
 from provision.inventory.words import MANAGEMENT
 from virtual_lab import drives
-from virtual_lab.hardware import Dmi, Hardware
+from virtual_lab.hardware import Dmi, Hardware, RealFirmware
 from virtual_lab.places import SERVER, Places
 
 WAN = "wan"
@@ -54,6 +55,7 @@ class MachinePlan:
     """One machine; the server has no console. The drives are what was asked for (drives.Asked).
 
     `image` is what its disk lies over: of a node whose system is not Proxmox, that system's own.
+    `firmware` is the real firmware that boots it from network; None plays UEFI.
     """
 
     name: str
@@ -65,6 +67,7 @@ class MachinePlan:
     drive: Mapping[str, str] | None = None
     osd_drives: tuple[Mapping[str, str], ...] = ()
     image: Literal["node", "ubuntu", "server"] = "node"
+    firmware: Firmware | None = None
 
     def cable(self, link: str) -> Cable | None:
         """The cable on a NIC, or to a network, of that name."""
@@ -91,6 +94,11 @@ class RackPlan:
     def server(self) -> MachinePlan:
         """The provisioning server."""
         return next(machine for machine in self.machines if machine.console is None)
+
+    @property
+    def has_real_firmware(self) -> bool:
+        """Whether any of its nodes has."""
+        return any(node.firmware for node in self.nodes)
 
     def machine(self, name: str) -> MachinePlan | None:
         """The machine of that name."""
@@ -142,9 +150,14 @@ def differences(before: RackPlan, after: RackPlan) -> Iterator[str]:
 
 
 def hardware(
-    places: Places, machine: MachinePlan, layers: tuple[Path, ...], *, release: str = "9.2"
+    places: Places,
+    machine: MachinePlan,
+    layers: tuple[Path, ...],
+    *,
+    release: str = "9.2",
+    loaders: Path | None = None,
 ) -> Hardware:
-    """The server that plays `machine`."""
+    """The server that plays `machine`; one with real firmware needs the folder of its `loaders`."""
     folder, seed = places.machine(machine.name), f"{machine.name}/{machine.serial}"
     return Hardware(
         name=machine.name,
@@ -159,6 +172,7 @@ def hardware(
         target=folder / "root",
         seed=int(_digest(machine.name, "seed")[:8], 16),
         release=release,
+        real_firmware=RealFirmware(machine.firmware, loaders) if machine.firmware and loaders else None,
     )
 
 
@@ -214,6 +228,7 @@ def _node(lab: Lab, node: Node) -> MachinePlan:
         serial=node.serial or _serial(lab.name, node.name), console=console,
         drive=drives.system_asked_for(node), osd_drives=tuple(drives.osds_asked_for(lab, node)),
         image="node" if node.is_proxmox else "ubuntu",
+        firmware=node.firmware if node.real_firmware else None,
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ _DEADLINES = Deadlines(
     server=180, power=30, dhcp=30, boot_script=20, answer=30, installed=90, first_boot=60, registered=60,
     cluster=120, join=90, ceph=300, templates=300,
 )  # fmt: skip
+_EMULATED = {"dhcp": 240.0, "boot_script": 120.0, "answer": 180.0}
+"""Of nodes with real firmware, which runs on a processor that may be emulated, whatever the lab file says."""
 
 
 def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: str | None = None) -> Lab:
@@ -49,7 +51,7 @@ def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: st
         update={
             "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
             "people": people, "templates": templates,
-            "media": given | own_media, "images": {}, "deadlines": _shorter(lab.deadlines),
+            "media": given | own_media, "images": {}, "deadlines": _deadlines(lab),
         }
     )  # fmt: skip
 
@@ -110,7 +112,8 @@ def _bmc(bmc: Bmc, ca: Path, own: keys.MadeUp) -> Bmc:
     )  # fmt: skip
 
 
-def _shorter(deadlines: Deadlines) -> Deadlines:
-    return Deadlines(
-        **{name: min(getattr(deadlines, name), getattr(_DEADLINES, name)) for name in Deadlines.model_fields}
-    )
+def _deadlines(lab: Lab) -> Deadlines:
+    fields = Deadlines.model_fields
+    shorter = {name: min(getattr(lab.deadlines, name), getattr(_DEADLINES, name)) for name in fields}
+    slow = any(node.real_firmware for node in lab.nodes.values())
+    return Deadlines(**{**shorter, **(_EMULATED if slow else {})})

@@ -28,6 +28,7 @@ from virtual_lab import (
     mirror,
     network,
     recipes,
+    telling_kernel,
     ubuntu_media,
 )
 from virtual_lab.holding import held
@@ -64,8 +65,8 @@ def raise_rack(lab: Lab, *, instance: str | None = None, say: Say = print) -> Ra
     A rack that was built from another lab file, or from other images, is taken down and built anew.
     Raises LabError when this machine cannot hold it or a part does not come up.
     """
-    host.check()
     places, wanted = Places.of(lab.name, instance), plan(lab)
+    host.check(real_firmware=wanted.has_real_firmware)
     with held(places, say):
         stack = _layers(places, lab, say)
         if _is_outdated(places, wanted, stack, say):
@@ -115,6 +116,8 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
         stack = {"node": nodes.result(), "server": (image,), _MIRROR: (packages,)}
         if ubuntus:
             stack["ubuntu"] = (ubuntus[0].result(),)
+    if plan(lab).has_real_firmware:
+        stack[images.TELLING] = (telling_kernel.ready(places.images, say).folder,)
     if lab.templates:
         stack[_CLOUD] = (guest_image.ready(places.images, say, marker=places.mark),)
     return stack
@@ -246,12 +249,15 @@ def _spoken(wanted: RackPlan) -> str:
 
 
 def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
-    cloud = images.recorded(places.rack, places.images).get(_CLOUD)
+    stack = images.recorded(places.rack, places.images)
+    cloud, telling = stack.get(_CLOUD), stack.get(images.TELLING)
     checksum = guest_image.checksum(cloud[0]) if cloud else None
-    files = {system: _media_of(system, places.images) for system in {node.os for node in lab.nodes.values()}}
+    kernel = telling_kernel.Telling(telling[0]).kernel if telling else None
+    systems = {node.os for node in lab.nodes.values()}
+    files = {system: _media_of(system, places.images, kernel) for system in systems}
     return Rack(places, wanted, played(lab, places, files, checksum))
 
 
-def _media_of(system: str, images_folder: Path) -> media.Media:
+def _media_of(system: str, images_folder: Path, kernel: media.Kernel | None) -> media.Media:
     prepare = media.prepare if system.startswith("proxmox") else ubuntu_media.prepare
-    return prepare(images_folder)
+    return prepare(images_folder, kernel)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from virtual_lab import board, cgroups, kernel, server_machine
 from virtual_lab.control import ControlSocket
 from virtual_lab.hardware import Hardware
-from virtual_lab.images import recorded
+from virtual_lab.images import TELLING, recorded
 from virtual_lab.places import SERVER, Places
 from virtual_lab.plan import MachinePlan, RackPlan, hardware
 
@@ -120,14 +120,15 @@ class _Supervisor:
 def _board_of(rack: Rack, machine: MachinePlan) -> tuple[Hardware, board.Mounting]:
     places = rack.places
     is_server = machine.name == SERVER
-    layers = recorded(places.rack, places.images)[machine.image]
+    images = recorded(places.rack, places.images)
     deliver = partial(
         server_machine.deliver,
         plan=rack.plan,
         ssh_key=places.ssh_key,
         host_key=places.rack / "server_host_key",
     )
-    return hardware(places, machine, layers), board.Mounting(
+    loaders = next(iter(images.get(TELLING, ())), None)
+    return hardware(places, machine, images[machine.image], loaders=loaders), board.Mounting(
         namespace=places.namespace(machine.name), groups=rack.groups, socket=places.board(machine.name),
         memory=places.machine(machine.name) / "board.json", deliver=deliver if is_server else None,
     )  # fmt: skip

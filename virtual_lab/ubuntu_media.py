@@ -14,7 +14,7 @@ from pycdlib.pycdlib import PyCdlib
 from pycdlib.pycdlibexception import PyCdlibException, PyCdlibInvalidInput
 
 from virtual_lab import media
-from virtual_lab.media import Media, Unreadable
+from virtual_lab.media import Kernel, Media, Unreadable
 
 RELEASE, KERNEL = "24.04.3", "6.8.0-71-generic"
 ISO_NAME = f"ubuntu-{RELEASE}-live-server-amd64.iso"
@@ -22,25 +22,27 @@ UUID_FILE, UUID_ON_ISO = "conf/uuid.conf", ".disk/casper-uuid-generic"
 SQUASHFS = "casper/ubuntu-server-minimal.squashfs"
 
 
-def prepare(images: Path) -> Media:
+def prepare(images: Path, kernel: Kernel | None = None) -> Media:
     """The media under `images`, built there unless this very build stands there already."""
-    modules = (Path(__file__), Path(media.__file__))
-    recipe = hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+    kernel = kernel or Kernel.played(KERNEL)
+    modules = b"".join(path.read_bytes() for path in (Path(__file__), Path(media.__file__)))
+    recipe = hashlib.sha256(modules + kernel.digest).hexdigest()
     folder = images / f"media-ubuntu-{recipe[:16]}"
-    media.once(folder, lambda built: build(built, build_id=recipe))
+    media.once(folder, lambda built: build(built, build_id=recipe, kernel=kernel))
     return Media(folder / "vmlinuz", folder / "initrd", folder / ISO_NAME)
 
 
-def build(folder: Path, *, build_id: str, release: str = KERNEL) -> None:
+def build(folder: Path, *, build_id: str, kernel: Kernel | None = None) -> None:
     """Write the three files of one build into a new folder."""
+    kernel = kernel or Kernel.played(KERNEL)
     folder.mkdir()
     folder.chmod(0o755)
     files = {
-        "init": b"#!/bin/sh\n# played\n",
+        **kernel.program,
         UUID_FILE: f"{build_id}\n".encode(),
-        f"lib/modules/{release}/modules.dep": media.filler("initrd"),
+        f"lib/modules/{kernel.release}/modules.dep": media.filler("initrd"),
     }
-    (folder / "vmlinuz").write_bytes(media.kernel_image(release))
+    (folder / "vmlinuz").write_bytes(kernel.image)
     (folder / "initrd").write_bytes(media.initramfs(files))
     _write_iso(folder / ISO_NAME, build_id)
 

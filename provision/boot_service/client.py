@@ -14,14 +14,17 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import urlencode
 
+from provision import read_only
 from provision.boot_service.messages import Grant, PermitState, Rack, RackNode, RunState
-from provision.errors import LabError, Refused, Unreachable
+from provision.errors import LabError, Refused, Unreachable, WriteRefused
 from provision.journal import Event
 
 ANSWER_SECONDS = 30.0
 # The service says something every 15 s at the latest.
 SILENCE_SECONDS = 40.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+COMPARISONS = frozenset({("POST", "/api/v1/rack/difference"), ("POST", "/api/v1/accounts/difference")})
+"""What changes nothing: the service compares what is posted with what it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,15 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
         # HTTPConnection forgets its socket once an answer has begun; `cut` must still find it.
         self._raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def putrequest(self, method: str, url: str, *how: Any, **more: Any) -> None:
+        """Begin a request that may be sent."""
+        try:
+            read_only.require_get(method, url, besides=COMPARISONS, node="boot service")
+        except WriteRefused:
+            self._raw.close()
+            raise
+        super().putrequest(method, url, *how, **more)
 
     def connect(self) -> None:
         """Connect to the socket."""

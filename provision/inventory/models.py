@@ -33,6 +33,8 @@ from provision.inventory.disk_options import (
 from provision.inventory.firewall import Firewall
 from provision.inventory.first_boot import FirstBoot
 from provision.inventory.images import COMBINED
+from provision.inventory.light import LIGHT, Kind
+from provision.inventory.pace import Link, Power
 from provision.inventory.secret import Secret, absolute
 from provision.inventory.words import (
     MANAGEMENT,
@@ -121,7 +123,7 @@ class Network(Part):
 
 
 class Server(Part):
-    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`.
+    """The provisioning server: `host` is `local` or `ssh:user@host[:port]`, `link` in bits a second.
 
     `iso_tokens` are the bearer tokens of prepared ISOs, each "name:secret", the secrets by their names.
     """
@@ -130,6 +132,7 @@ class Server(Part):
     name: Label = "server"
     address: Address
     lan: Interface | None = None
+    link: Link | None = None
     wan: Interface | None = None
     wan_probe: Address | None = None
     firewall: Firewall | None = None
@@ -254,6 +257,9 @@ class Node(Part):
     packages: Annotated[tuple[Package, ...], AfterValidator(distinct), BeforeValidator(listed)] = ()
     first_boot: FirstBoot = FirstBoot()
     firmware: Firmware = "uefi"
+    kind: Kind = "full"
+    host_key: PublicKey | None = None
+    real_firmware: bool = False
 
     @model_validator(mode="after")
     def _fqdn_fits(self) -> Node:
@@ -526,6 +532,7 @@ class Lab(Part):
     cluster: Cluster | None = None
     ceph: Ceph | None = None
     templates: dict[Annotated[int, Field(ge=100, le=999_999_999)], Template] = {}
+    power: Power = Power()
     deadlines: Deadlines = Deadlines()
     media: dict[System, InstallMedia] = {}
     images: dict[System, InstallImage] = {}
@@ -535,6 +542,11 @@ class Lab(Part):
     def management(self) -> Network:
         """The network that nodes boot from and are reached on."""
         return self.networks[MANAGEMENT]
+
+    @property
+    def is_light(self) -> bool:
+        """Whether its nodes stand as they are and are never installed; of such nodes it has no others."""
+        return any(node.kind == LIGHT for node in self.nodes.values())
 
     @property
     def has_operator(self) -> bool:

@@ -17,6 +17,7 @@ from provision.errors import Mistake
 from provision.inventory import boot_chains, inline, ubuntu
 from provision.inventory.document import Document, Place
 from provision.inventory.install_rules import install_rules
+from provision.inventory.light import light_rules
 from provision.inventory.models import SELECTORS, DhcpRange, Network, Node
 from provision.inventory.words import MANAGEMENT, did_you_mean, parse_mac
 
@@ -53,6 +54,7 @@ def mistakes(given: Mapping[str, Any], found: Document) -> list[Mistake]:
         *_system_rules(given, nodes),
         *install_rules(nodes, _part(_part(given, "ceph"), "osds")),
         *_chain_rules(nodes),
+        *light_rules(given, nodes),
         *_cluster_rules(given, nodes),
         *_ceph_rules(given, nodes),
         *_first_boot_rules(given, nodes),

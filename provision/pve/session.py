@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError
 
+from provision import read_only
 from provision.errors import LabError, Refused, Unreachable
 from provision.inventory import Node, Secret
 from provision.remote import Remote
@@ -33,6 +34,7 @@ T = TypeVar("T")
 PORT = 8006
 TIMEOUT = 30.0
 USER = "root@pam"
+LOGIN = ("POST", "/api2/json/access/ticket")
 # Tickets live two hours.
 RENEW_AFTER = 3600.0
 UNAUTHORIZED = 401
@@ -361,9 +363,14 @@ class _Ticket:
 class _PinnedAdapter(HTTPAdapter):
     """Accepts one certificate, by its SHA-256 fingerprint, whoever signed it."""
 
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
+    def __init__(self, node: str, fingerprint: str) -> None:
+        self._node, self._fingerprint = node, fingerprint
         super().__init__()
+
+    def send(self, request: requests.PreparedRequest, *how: Any, **more: Any) -> requests.Response:
+        method, url = str(request.method), str(request.url)
+        read_only.require_get(method, url, besides=(LOGIN,), node=self._node)
+        return super().send(request, *how, **more)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool: object) -> None:
         # A context of its own: the default one reads all CAs of the system for each connection, for nothing.
@@ -393,7 +400,7 @@ class _Transport:
         # No proxies, .netrc or CA bundles of the user's environment: the pinned fingerprint alone decides.
         self._http.trust_env = False
         self._http.verify = False
-        self._http.mount("https://", _PinnedAdapter(fingerprint))
+        self._http.mount("https://", _PinnedAdapter(node, fingerprint))
 
     def close(self) -> None:
         self._http.close()

@@ -83,7 +83,8 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
         # No proxy, no .netrc and no bundle of CAs out of the environment, and no way to plain HTTP.
         self._session.trust_env = False
         self._session.adapters.clear()
-        self._session.mount("https://", Trust(node.bmc))
+        self.trust = Trust(node.bmc)
+        self._session.mount("https://", self.trust)
         self.login = Login(self, node)
         self.root: dict[str, Json] = {}
         self._refusal: Refused | None = None
@@ -245,6 +246,7 @@ class Login:
         """Open a session; Basic authentication instead when the BMC gives none for a reason of its own."""
         self.by_session = False
         self._connection._session.headers.pop("X-Auth-Token", None)
+        self._connection.trust.logins.add(("POST", urlsplit(self._collection).path))
         user = {"UserName": self._bmc.user.reveal(), "Password": self._bmc.password.reveal()}
         try:
             self._take(self._connection.ask("POST", self._collection, data=user))
@@ -276,6 +278,7 @@ class Login:
         uri = answer.headers.get("Location") or part(json_object(answer), "@odata.id")
         if uri:
             self._opened.append(urlsplit(str(uri)).path)
+            self._connection.trust.logins.add(("DELETE", self._opened[-1]))
         token = answer.headers.get("X-Auth-Token")
         if token is None:
             self.by_password("the BMC gives no token")

@@ -11,6 +11,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from provision import read_only
 from provision.errors import Unreachable
 from provision.redfish.machine import Console, Machine
 
@@ -18,15 +19,23 @@ from provision.redfish.machine import Console, Machine
 class Trust(HTTPAdapter):
     """Judges the certificate of every connection, the login's among them, by what the lab file trusts.
 
-    Whatever `verify` a caller of requests gives is not asked.
+    Whatever `verify` a caller of requests gives is not asked. In a session that only reads, nothing but GET
+    goes through, and `logins`: the requests, by method and path, that open and end our own session.
     """
 
     def __init__(self, bmc: Console) -> None:
-        self._context = _context(bmc)
+        self.logins: set[tuple[str, str]] = set()
+        self._bmc, self._context = bmc.name, _context(bmc)
         self._fingerprint = bmc.fingerprint
         if bmc.trust == "pinned" and bmc.fingerprint is None:
             raise ValueError(f"{bmc.name} has no fingerprint: nothing would be verified")
         super().__init__(max_retries=0)
+
+    def send(self, request: requests.PreparedRequest, *how: Any, **more: Any) -> requests.Response:
+        """Send a request that may be sent."""
+        method, url = str(request.method), str(request.url)
+        read_only.require_get(method, url, besides=self.logins, node=self._bmc)
+        return super().send(request, *how, **more)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **more: Any) -> None:
         """Give every connection our context and, when one is pinned, the fingerprint to compare with."""

@@ -60,8 +60,9 @@ def test_the_culprit_is_on_the_first_screen(show: Show, run: Material, size: tup
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 @pytest.mark.parametrize(
-    "run", [runs.proved(hostile=LONG), runs.failed(64, "node37"), runs.checks_failed(), runs.empty()],
-    ids=["long words", "64 nodes", "checks", "empty"],
+    "run",
+    [runs.proved(hostile=LONG), runs.failed(64, "node37"), runs.checks_failed(), runs.drifted(), runs.empty()],
+    ids=["long words", "64 nodes", "checks", "drift", "empty"],
 )  # fmt: skip
 def test_nothing_is_wider_than_the_screen(show: Show, run: Material, width: int) -> None:
     page = show(run, width)
@@ -71,7 +72,9 @@ def test_nothing_is_wider_than_the_screen(show: Show, run: Material, width: int)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "run", [runs.proved(), runs.failed(), runs.checks_failed()], ids=["proved", "failed", "checks"]
+    "run",
+    [runs.proved(), runs.failed(), runs.checks_failed(), runs.drifted(), runs.rebuilt()],
+    ids=["proved", "failed", "checks", "drift", "rebuilt"],
 )
 def test_everything_can_be_read_in_both_colours(show: Show, run: Material, scheme: str) -> None:
     page = show(run, color_scheme=scheme)
@@ -149,6 +152,18 @@ def test_a_link_to_folded_facts_unfolds_them(show: Show) -> None:
     facts = page.locator("#facts-4")
     facts.locator("h3").first.wait_for()
     assert "SYS-2029TP-HTR" in facts.inner_text()
+
+
+def test_what_changed_is_found_from_the_nodes_card(show: Show) -> None:
+    page = show(runs.drifted())
+    page.locator(".card", has_text="node3").get_by_role("link", name="facts changed").click()
+    assert page.evaluate("location.hash") == "#changed"
+    rows = page.locator(".changes").filter(has=page.get_by_text("node3", exact=True)).locator("li")
+    assert rows.count() == 7
+    assert "1.7.1-6" in rows.filter(has_text="jq").inner_text()
+    assert page.locator(".changes li", has_text="noout").is_visible()
+    notices = page.locator(".changes", has_text="no drift, only told")
+    assert notices.locator("li").first.is_hidden()
 
 
 def test_paper_shows_what_was_folded(show: Show) -> None:

@@ -49,12 +49,11 @@ class FirmwareLab:
 
     lab: Lab
     file: Path
-    debian: Path
+    loaders: Path
 
     def place(self, name: str) -> Place:
-        return Place(
-            self.file.parent / name, self.lab.places.namespace_name("lab"), "br-management", self.debian
-        )
+        namespace = self.lab.places.namespace_name("lab")
+        return Place(self.file.parent / name, "br-management", self.loaders, namespace)
 
     def permit(self) -> None:
         """Give every node its leave to install."""
@@ -103,13 +102,12 @@ def _node(number: int, route: Route) -> dict[str, Any]:
 def firmware_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirmwareLab]:
     """The rack with its server step done and proved; no node of it is ever switched on by its own board."""
     folder = tmp_path_factory.mktemp("firmware")
-    media = telling_kernel.ready(home() / "images", print).vmlinuz.parent
-    file = described(folder, media)
+    telling = telling_kernel.ready(home() / "images", print).folder
+    file = described(folder, telling)
     arguments = ("--lab", str(file), "--until", "server")
     lab = raised(folder, f"{INSTANCE}-firmware", arguments=arguments)
     try:
         lab.rebuild()
-        # The server's own root folder: the server step has put the boot files' packages into it.
-        yield FirmwareLab(lab, file, Path(f"/proc/{lab.board('server')['leader']}/root"))
+        yield FirmwareLab(lab, file, telling)
     finally:
         lab.down()

@@ -20,7 +20,7 @@ from provision.wait import Patience
 from tests.firmware.conftest import ROUTES, FirmwareLab, Route
 from tests.lab_fixtures import ROOT
 from virtual_lab.real_firmware import FROM_DISK, QEMU, boot
-from virtual_lab.telling_kernel import ISO_CAME, NO_ISO, UP
+from virtual_lab.telling_kernel import DONE, ISO_CAME, NO_ISO, UP
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which(QEMU) is None, reason="real firmware needs root and qemu-system-x86"
@@ -75,7 +75,7 @@ def seen(firmware_lab: FirmwareLab) -> Iterator[dict[str, Seen]]:
 
 def booted(firmware_lab: FirmwareLab, route: Route, name: str, *words: str) -> str:
     place = firmware_lab.place(f"{route.node}-{name}")
-    return boot(route.board, place, words or (UP, FROM_DISK), SLOW)
+    return boot(route.board, place, words or (DONE, FROM_DISK), SLOW)
 
 
 def command_line(console: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ def test_the_system_says_who_it_is(client: Client) -> None:
     assert system["MemorySummary"]["TotalSystemMemoryGiB"] == 128
     assert system["PowerState"] == "On"
     assert system["Boot"]["BootSourceOverrideTarget@Redfish.AllowableValues"] == ["None", "Pxe", "Hdd"]
+
+
+def test_http_boot_is_offered_by_a_board_with_real_firmware_alone(client: Client) -> None:
+    assert client.boot(Target="UefiHttp", Enabled="Once") == 400
+    assert client.board.did == []
+    real = Bmc(replace(client.console, http_boot=True), client.board.ask)
+    real.set_override({"BootSourceOverrideTarget": "UefiHttp"})
+    assert client.board.did == [{"do": "override", "target": "UefiHttp", "enabled": "Once"}]
 
 
 def test_every_link_of_system_manager_and_chassis_leads_somewhere(client: Client) -> None:

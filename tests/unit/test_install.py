@@ -104,3 +104,37 @@ def test_a_phase_whose_news_was_lost_is_reached_by_a_later_one(lab: Lab, run: Ru
 def test_no_leave_no_install(lab: Lab, run: Run) -> None:
     with pytest.raises(LabError, match="has no leave"):
         install._follow_phases(lab, run, "node2")
+
+
+def test_a_nodes_first_deadline_runs_from_its_own_reset(lab: Lab, run: Run) -> None:
+    """It is over for the one that was reset long before the last, and not for the last."""
+    patient = lab.model_copy(update={"deadlines": lab.deadlines.model_copy(update={"dhcp": 60.0})})
+    for node in ("node1", "node2"):
+        event(run, "permitted", node, nonce="0123456789abcdef")
+        event(run, "reset", node)
+    event(run, "dhcp", "node2")
+    (reset,) = [each for each in run.of("node1") if each.kind == "reset"]
+    run._taken[reset.seq] -= 61
+    with pytest.raises(GaveUp, match="phase dhcp: not reached within 60 s"):
+        install._follow_phases(patient, run, "node1")
+    with pytest.raises(GaveUp, match="phase boot-script"):
+        install._follow_phases(patient, run, "node2")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "heard", "loaded"),
+    [((), False, False), (("dhcp", "boot-script"), True, False), (("dhcp", "answer"), True, True),
+     (("registered",), True, True), (("failed",), False, True)],
+)  # fmt: skip
+def test_what_a_node_has_shown_since_its_leave(
+    lab: Lab, run: Run, kinds: tuple[str, ...], heard: bool, loaded: bool
+) -> None:
+    permits = install.Permits(lab, run, Silent(), Silent())  # type: ignore[arg-type]
+    event(run, "registered")
+    assert not permits.heard_of("node2") and not permits.loaded("node2"), "it has no leave yet"
+    reach(run, *kinds)
+    assert (permits.heard_of("node2"), permits.loaded("node2")) == (heard, loaded)
+
+
+class Silent:
+    """A machine that nothing is asked of."""

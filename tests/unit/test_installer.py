@@ -269,7 +269,7 @@ def test_too_little_memory(run: Run, hardware: Hardware) -> None:
 
 
 def test_files_of_two_builds_do_not_go_together(run: Run, tmp_path: Path) -> None:
-    media.build(tmp_path / "two", build_id="two", release="7.0.9-1-pve")
+    media.build(tmp_path / "two", build_id="two", kernel=media.Kernel.played("7.0.9-1-pve"))
     for files in ({"iso": tmp_path / "two" / media.ISO_NAME}, {"kernel": tmp_path / "two/vmlinuz"},
                   {"initrd": tmp_path / "two/initrd.img"}):  # fmt: skip
         outcome = run(**files)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lxml import html  # type: ignore[import-untyped]  # its stubs are another package
 
 from reports.advice import advise
+from reports.changes import Changes
 from reports.culprits import culprits, nodes_in
 from reports.history import About
 from reports.page import Material, PageUnwritable, render, write_page
@@ -257,3 +259,21 @@ def test_a_page_that_cannot_be_written_costs_the_run_nothing_else(tmp_path: Path
     assert {"junit.xml", "summary.json", "summary.md", "events.jsonl"} <= {
         path.name for path in left.iterdir()
     }
+
+
+def test_what_changed_since_the_last_green_run(tmp_path: Path) -> None:
+    drifted = words(section(page(tmp_path, runs.drifted()), "changed"))
+    assert "node3 7 changes" in drifted
+    assert "packages jq 1.7.1-6 → is now absent" in drifted
+    assert "compared with green run run-0" in drifted
+    rebuilt = words(section(page(tmp_path, runs.rebuilt()), "changed"))
+    assert "Nothing changed." in rebuilt
+    assert "1 made anew by the install" in rebuilt
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("no baseline", "No green run yet"), ("not read", "facts were not read in this run")]
+)
+def test_why_nothing_is_said_of_changes(tmp_path: Path, state: str, said: str) -> None:
+    material = replace(runs.proved(), changes=Changes(state))  # type: ignore[arg-type]
+    assert said in words(section(page(tmp_path, material), "changed"))

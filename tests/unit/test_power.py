@@ -15,9 +15,12 @@ from provision import power
 from provision.errors import GaveUp, IdentityMismatch, LabError, NodesFailed
 from provision.inventory import Bmc as Console
 from provision.inventory import Disk, Lab, Network, Node, Secret, Server
+from provision.journal import Event
 from provision.ledger import Ledger
-from provision.redfish import Board, Timing
+from provision.pace import Pace
+from provision.redfish import Board, Identity, Timing
 from provision.run import Run
+from provision.turns import Unheard
 from provision.wait import Patience
 from tests.unit import redfish_bmc as fake
 from tests.unit.redfish_bmc import ROOT, Bmc
@@ -104,7 +107,7 @@ def kinds(run: Run, node: str) -> list[str]:
 def test_every_node_is_proved_permitted_set_and_reset_once(lab: Lab, run: Run, rack: Rack) -> None:
     granted: list[str] = []
     done = power.reboot(lab, run, permits(granted), board=rack.board)
-    assert granted == list(NAMES)
+    assert sorted(granted) == list(NAMES)
     assert rack.resets() == dict.fromkeys(NAMES, 1)
     assert all(bmc.boots == ["Pxe"] for bmc in rack.bmcs.values())
     assert [kinds(run, name) for name in NAMES] == [["identified", "network-boot-set", "reset"]] * 3
@@ -135,7 +138,7 @@ def test_another_machine_stops_its_node_alone_before_anything_is_written(
     with pytest.raises(IdentityMismatch, match=r"^node2: ") as error:
         power.reboot(lab, run, permits(granted), board=rack.board)
     assert error.value.node == "node2"
-    assert granted == ["node1", "node3"]
+    assert sorted(granted) == ["node1", "node3"]
     assert rack.resets() == {"node1": 1, "node2": 0, "node3": 1}
     assert not rack.bmcs["node2"].patches and kinds(run, "node2") == []
 
@@ -205,15 +208,110 @@ def test_all_nodes_are_asked_at_the_same_time(lab: Lab, run: Run, rack: Rack) ->
     assert rack.resets() == dict.fromkeys(NAMES, 1)
 
 
+class Heard(Unheard):
+    """A boot service that has heard of every node that was reset."""
+
+    def __init__(self, rack: Rack) -> None:
+        self._rack = rack
+
+    def heard_of(self, name: str) -> bool:
+        return bool(self._rack.bmcs[name].resets)
+
+
 def test_the_first_sign_of_a_node_is_enough(lab: Lab, run: Run, rack: Rack) -> None:
     for bmc in rack.bmcs.values():
         bmc.faults.ignore_reset = True
-    done = power.reboot(
-        lab, run, permits([]), board=rack.board, first_sign=lambda name: bool(rack.bmcs[name].resets)
-    )
+    done = power.reboot(lab, run, permits([]), board=rack.board, signs=Heard(rack))
     assert {facts["reset_seen_by"] for facts in done.nodes.values()} == {
         "the node was heard of by the boot service"
     }
+
+
+def test_a_slow_bmc_holds_no_other_node_up(lab: Lab, run: Run, rack: Rack) -> None:
+    """node1's BMC tells who it is only when the others were reset; with a barrier, it never would."""
+    others_reset = threading.Event()
+    run.subscribe(lambda event: others_reset.set() if kinds_of(run, "reset") >= {"node2", "node3"} else None)
+
+    class Slow(Board):
+        def identity(self) -> Identity:
+            assert self.node.name != "node1" or others_reset.wait(10), "the others waited for node1's BMC"
+            return super().identity()
+
+    def board(node: Node) -> Board:
+        return Slow(node, port=rack.bmcs[node.name].port, timing=rack.board(node).timing)
+
+    power.reboot(lab, run, permits([]), board=board)
+    assert rack.resets() == dict.fromkeys(NAMES, 1)
+
+
+def kinds_of(run: Run, kind: str) -> set[str | None]:
+    return {event.node for event in run.events if event.kind == kind}
+
+
+class Loading(Unheard):
+    """Nodes that load as soon as they are reset, and are done when the test says so."""
+
+    def __init__(self, run: Run) -> None:
+        self.done: set[str] = set()
+        self._run = run
+
+    def loaded(self, name: str) -> bool:
+        return name in self.done
+
+    def load(self, name: str) -> None:
+        self.done.add(name)
+        self._run.news.notify()
+
+
+ONE = Pace(dict.fromkeys(NAMES, 0.0), at_once=1)
+
+
+def test_a_node_is_reset_when_the_one_before_it_has_its_installer(lab: Lab, run: Run, rack: Rack) -> None:
+    signs = Loading(run)
+    under_way: list[list[str]] = []
+
+    def tell(event: Event) -> None:
+        if event.kind == "reset":
+            under_way.append(
+                [name for name, count in rack.resets().items() if count and name not in signs.done]
+            )
+            signs.load(str(event.node))
+
+    run.subscribe(tell)
+    done = power.reboot(lab, run, permits([]), board=rack.board, signs=signs, pace=ONE)
+    assert sorted(under_way) == [[name] for name in NAMES]
+    assert [event.text for event in run.events if event.kind == "stagger"] == [done.facts["stagger"]]
+    assert done.facts["stagger"] == "3 nodes: at most 1 at once"
+
+
+def test_a_node_that_had_to_wait_has_logged_out_and_is_proved_again(lab: Lab, run: Run, rack: Rack) -> None:
+    signs, asked = Loading(run), {name: list[str]() for name in NAMES}
+    run.subscribe(lambda event: signs.load(str(event.node)) if event.kind == "reset" else None)
+
+    class Recorded(Board):
+        def identity(self) -> Identity:
+            asked[self.node.name].append("identity")
+            return super().identity()
+
+        def close(self) -> None:
+            asked[self.node.name].append("log out")
+            super().close()
+
+    def board(node: Node) -> Board:
+        return Recorded(node, port=rack.bmcs[node.name].port, timing=rack.board(node).timing)
+
+    power.reboot(lab, run, permits([]), board=board, signs=signs, pace=Pace(ONE.loads, apart=0.05))
+    once = ["identity", "log out"]
+    assert sorted(asked.values()) == [once, once * 2, once * 2]
+    assert [kinds(run, name).count("identified") for name in NAMES] == [1, 1, 1]
+
+
+def test_a_failed_reset_gives_its_place_to_the_next(lab: Lab, run: Run, rack: Rack) -> None:
+    for bmc in rack.bmcs.values():
+        bmc.faults.drop_override = True
+    with pytest.raises(NodesFailed) as error:
+        power.reboot(lab, run, permits([]), board=rack.board, pace=ONE)
+    assert set(error.value.errors) == set(NAMES)
 
 
 def test_deadlines_of_the_lab_bound_the_default_board(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import getpass
 import grp
 import os
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import asyncssh
 import pytest
 
-from provision import spans
+from provision import spans, ssh
 from provision.errors import GaveUp, LabError, Unreachable
 from provision.remote import (
     CommandFailed,
@@ -365,6 +366,20 @@ def test_many_threads_share_one_connection(remote: Remote) -> None:
         answers = list(threads.map(lambda number: remote.check(f"echo {number}"), range(48)))
     assert answers == [str(number) for number in range(48)]
     assert open_count() == before
+
+
+def test_threads_that_use_ssh_first_at_the_same_time_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, made = threading.Barrier(2), list[object]()
+
+    def make() -> object:
+        made.append(object())
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        return made[-1]
+
+    monkeypatch.setattr(ssh, "_only_loop", functools.cache(make))
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: ssh._loop(), range(2))) == made * 2
 
 
 def test_forwarded_socket_carries_both_ways_and_survives_a_lost_connection(

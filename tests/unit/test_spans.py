@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from provision.spans import Span, at_work, covered, recorded
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.spans import Span, at_work, covered, recorded, uncovered
 
 
 def test_overlapping_spans_count_once_and_gaps_not_at_all() -> None:
@@ -22,3 +26,17 @@ def test_work_is_recorded_also_when_it_fails() -> None:
     except ValueError:
         pass
     assert [span.machine for span in recorded()[before:]] == ["node1"]
+
+
+def test_what_is_uncovered_between_two_moments() -> None:
+    spans = [Span("a", 0, 2), Span("b", 1, 3), Span("c", 5, 6)]
+    assert uncovered(spans, 2.5, 5.5) == 2
+    assert uncovered(spans, 3, 5) == 2
+    assert uncovered(spans, 0, 3) == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100))), st.floats(0, 100))
+def test_the_parts_of_a_run_are_its_whole(pairs: list[tuple[float, float]], middle: float) -> None:
+    spans = [Span("a", min(pair), max(pair)) for pair in pairs]
+    parts = uncovered(spans, 0, middle) + uncovered(spans, middle, 100)
+    assert parts == pytest.approx(100 - covered(spans), abs=1e-6)

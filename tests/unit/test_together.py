@@ -10,7 +10,7 @@ from threading import Barrier, main_thread
 import pytest
 
 from provision.errors import LabError, NodesFailed, Unreachable
-from provision.together import together
+from provision.together import Gathered, together
 from provision.wait import Deadline, NotYet, Patience, Signal
 
 NODES = {"node1": 1, "node2": 2, "node3": 3}
@@ -94,3 +94,26 @@ def test_what_is_undone_after_an_interruption_may_wait_again() -> None:
     seen = iter([NotYet("not yet"), "done"])
     patience = Patience(5, first=0.001)
     assert together({"node1": 1}, lambda _: patience.until("it", lambda: next(seen))) == {"node1": "done"}
+
+
+def test_who_asks_while_an_action_is_at_work_is_in_the_next_with_all_others() -> None:
+    done: list[list[int]] = []
+
+    def act(nodes: list[int]) -> None:
+        if not done:
+            Patience(5).until("others", lambda: len(gathered._asked) == 3 - len(nodes) or NotYet("nobody"))
+        done.append(nodes)
+
+    gathered = Gathered(act)
+    together(NODES, gathered)
+    assert len(done) == (1 if len(done[0]) == 3 else 2)
+    assert sorted(n for nodes in done for n in nodes) == [1, 2, 3]
+
+
+def test_each_who_asked_is_told_that_it_failed() -> None:
+    def fail(nodes: list[int]) -> None:
+        raise LabError(f"not for {len(nodes)}")
+
+    with pytest.raises(NodesFailed) as error:
+        together(NODES, Gathered(fail))
+    assert set(error.value.errors) == set(NODES)

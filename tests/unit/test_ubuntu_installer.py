@@ -216,7 +216,7 @@ def test_a_word_missing_on_the_kernels_command_line_stops_it(
 
 
 def test_the_parts_must_be_of_one_build(world: World, hardware: Hardware, tmp_path: Path) -> None:
-    ubuntu_media.build(tmp_path / "other", build_id="two", release="6.8.0-31-generic")
+    ubuntu_media.build(tmp_path / "other", build_id="two", kernel=media.Kernel.played("6.8.0-31-generic"))
     kernel = play(world, hardware, kernel=tmp_path / "other" / "vmlinuz")
     initrd = play(world, hardware, initrd_0=tmp_path / "other" / "initrd", kernel=tmp_path / "other/vmlinuz")
     assert isinstance(kernel, Hang)

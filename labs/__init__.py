@@ -1,0 +1,1 @@
+"""Lab files, and what writes those of large virtual racks."""
