@@ -20,7 +20,7 @@ from virtual_lab.places import Places
 from virtual_lab.plan import RackPlan, differences, hardware, plan
 from virtual_lab.played_lab import _deadlines
 from virtual_lab.real_chain import Told, media_of, readable, told_by
-from virtual_lab.real_firmware import FROM_DISK, NOWHERE, Place, _said
+from virtual_lab.real_firmware import FROM_DISK, NOWHERE, Place, _identity, _said
 from virtual_lab.telling_kernel import DONE, FILES, ISO_CAME, RELEASE, UP
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +102,15 @@ def test_a_machine_without_qemu_is_told_before_a_rack_stands(monkeypatch: pytest
 
 def test_http_is_a_network_boot(machine: Hardware) -> None:
     assert order(machine, Override("UefiHttp", "Once")) == ("network", "disk")
+
+
+def test_the_real_board_says_who_it_is_with_qemus_commas(machine: Hardware) -> None:
+    assert _identity(machine.dmi) == [
+        "-smbios",
+        "type=1,manufacturer=Supermicro,product=X11,serial=S1,,2,uuid=4916e828-6e75-5c5c-9dd5-ad61d583e613",
+        "-smbios",
+        "type=2,manufacturer=Supermicro,product=X11,serial=B1",
+    ]
 
 
 # What is read off the lines
