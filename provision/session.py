@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from provision import automation_key, hold, inventory, remote, secrets, spans, state
-from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
+from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed, WriteRefused
 from provision.run import STEPS, Run
 
 if TYPE_CHECKING:
@@ -224,7 +224,12 @@ class Session:
         return set(self.node_names) & theirs.keys() <= evidence.nodes.keys()
 
     def blame(self, item: pytest.Item, error: BaseException) -> None:
-        """Note which machines a failed test names: by its error, else by its case, else those asked first."""
+        """Note which machines a failed test names: by its error, else by its case, else those asked first.
+
+        That a check would have written is no machine's fault.
+        """
+        if isinstance(error, WriteRefused):
+            return
         errors = error.node_errors if isinstance(error, NodesFailed) else [error]
         names = {each.node for each in errors if isinstance(each, LabError) and each.node}
         params: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}
