@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from provision import inventory, read_only, remote
+from provision import controller, inventory, read_only
+from provision.distribution import workers_asked
 from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import SESSION, Mode, Request, Session, point_latest
@@ -33,9 +34,13 @@ class Interruption:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def pytest_keyboard_interrupt(self) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Fixtures unwind after this."""
-        self._session.interrupted = True
+        # pytest-xdist ends a session in the same way when -x or --maxfail has had enough.
+        if str(excinfo.value).startswith("stopping after"):
+            self._session.had_enough = True
+        else:
+            self._session.interrupted = True
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,10 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # Warnings are errors in the project's own tests; nobody's rebuild may fail because a library warns.
     config.known_args_namespace.pythonwarnings = ["default"]
     config.pluginmanager.register(Interruption(session), "rackproof-interruption")
-    if not hasattr(config, "workerinput") and not _lists_only(config):
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(controller.Part(config), "rackproof-part")
+    elif not _lists_only(config):
         _make_folder(config, session)
-        if getattr(config.option, "numprocesses", None):
-            config.pluginmanager.register(Controller(session), "rackproof-controller")
+        if workers_asked(config):
+            config.pluginmanager.register(controller.Controller(config, session), "rackproof-controller")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -101,9 +108,14 @@ def _mode(config: pytest.Config) -> Mode | None:
                 f"-m {selection!r}: say one of {', '.join(map(repr, SELECTIONS))}, and choose by -k"
             )
         return None
-    if SELECTIONS[selection] == "provision" and getattr(config.option, "numprocesses", None):
+    if SELECTIONS[selection] == "provision" and workers_asked(config):
         raise pytest.UsageError(
             "-m provision runs in one process, because every worker would act on the lab again: drop -n"
+        )
+    if getattr(config.option, "dist", "no") not in ("no", "load"):
+        raise pytest.UsageError(
+            f"--dist {config.option.dist}: checks are shared out by machines, "
+            "so that each worker logs in to its own: drop --dist"
         )
     return SELECTIONS[selection]
 
@@ -130,7 +142,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
-        run_id=worker.get("rackproof_run"), drift=option.drift,
+        run_id=worker.get(controller.RUN), drift=option.drift,
         whole=config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and not (option.keyword or option.deselect),
     )  # fmt: skip
@@ -141,41 +153,6 @@ def _make_folder(config: pytest.Config, session: Session) -> None:
     point_latest(session.request.out, session.run_id)
     if not config.option.xmlpath:
         config.option.xmlpath = str(session.folder / "junit.xml")
-
-
-class Controller:
-    """Begins and ends the run whose checks the workers of pytest-xdist share out among themselves."""
-
-    def __init__(self, session: Session) -> None:
-        self._session, self._running = session, ExitStack()
-
-    def pytest_sessionstart(self) -> None:
-        """The run begins before any worker."""
-        self._running.enter_context(self._session.run())
-
-    def pytest_configure_node(self, node: object) -> None:
-        """Every worker belongs to this run."""
-        node.workerinput["rackproof_run"] = self._session.run_id  # type: ignore[attr-defined]
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Workers judge nothing but their own share."""
-        self._session.failed |= report.failed
-
-    def pytest_testnodedown(self, node: object) -> None:
-        """Add what a worker did; one that broke down leaves no word."""
-        left: dict[str, int] = getattr(node, "workeroutput", {})
-        self._session.opened_by_workers += left.get("rackproof_ssh", 0)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """The run ends before JUnit is written."""
-        self._running.close()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker leaves the controller its figures."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["rackproof_ssh"] = remote.open_count()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -230,6 +230,11 @@ def open_count() -> int:
     return len(_opened_to)
 
 
+def opened_to() -> list[str]:
+    """The machines that this process has connected to so far, each as often as it has."""
+    return list(_opened_to)
+
+
 def note_connection(name: str) -> None:
     """Count an SSH connection that was opened to a machine."""
     _opened_to.append(name)

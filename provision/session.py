@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,10 @@ class Session:
     run_id: str
     failed: bool = False
     interrupted: bool = False
-    opened_by_workers: int = 0
+    had_enough: bool = False
+    workers: int = 0
+    order: tuple[str, ...] = ()
+    opened_by_workers: Counter[str] = field(default_factory=Counter)
     selected: frozenset[str] = frozenset()
     blamed: set[str] = field(default_factory=set)
     subscribers: list[Callable[[Event], None]] = field(default_factory=list)
@@ -238,8 +242,9 @@ class Session:
 
     def _end(self, run: Run) -> None:
         at_work = spans.covered(spans.recorded())
-        opened = remote.open_count() + self.opened_by_workers
-        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened, own=_own(run))
+        opened = Counter(remote.opened_to()) + self.opened_by_workers
+        run.say("run-ended", self.outcome, machines_at_work=at_work, ssh_connections=opened.total(),
+                connections=dict(sorted(opened.items())), own=_own(run))  # fmt: skip
         run.ledger.end_run(self.run_id, self.outcome, time.time())
         for finish in self.finishers:
             finish(run)

@@ -62,7 +62,7 @@ class Telling:
         if result is None:
             return
         acts, step, said = "acts" in report.keywords, report.step, _said(report, result)
-        self._story.note(Outcome(name_of(report), step, result, report.duration, acts=acts, said=said))
+        self._story.note(Outcome(name_of(report.nodeid), step, result, report.duration, acts=acts, said=said))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file of checks that cannot be read is told like a check that failed."""
@@ -77,6 +77,7 @@ class Telling:
         from reports import files  # noqa: PLC0415
         from reports.secrecy import struck  # noqa: PLC0415
 
+        self._story.order([name_of(test) for test in self._session.order])
         # The terminal and the history tell what tests said, too.
         self._story.reword(lambda text: struck(text, self._secrets))
         self._story.interrupted = self._session.interrupted
@@ -169,6 +170,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     plugins = config.pluginmanager
     plugins.unregister(plugins.getplugin("terminalreporter"))
+    if controller := plugins.getplugin("dsession"):
+        # pytest-xdist would write of its workers into the table.
+        controller.terminal = None
+        plugins.unregister(name="terminaldistreporter")
     story = Story(session.written.name, STEPS, session.node_names)
     folder = session.request.out / "latest"
     report = _shown(folder / "junit.xml")
@@ -193,12 +198,12 @@ def pytest_runtest_makereport(
 
 def heading(session: Session) -> str:
     """What runs against what, on one line."""
-    nodes = len(session.node_names)
     parts = [
         f"rackproof {VERSION}",
         f"lab {session.written.name}",
-        f"{nodes} node{'s' if nodes != 1 else ''}",
+        _counted(len(session.node_names), "node"),
     ]
+    parts += [_counted(session.workers, "worker")] if session.workers else []
     parts.append(f"run {session.run_id}")
     if session.request.mode == "provision":
         wiped = "virtual hardware" if session.virtual else f"the disks of {', '.join(session.node_names)}"
@@ -208,9 +213,13 @@ def heading(session: Session) -> str:
     return " · ".join(parts)
 
 
-def name_of(report: pytest.TestReport) -> str:
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def name_of(nodeid: str) -> str:
     """A test's name as people say it: subject, check and case."""
-    path, _, name = report.nodeid.partition("::")
+    path, _, name = nodeid.partition("::")
     subject = Path(path).stem.removeprefix("check_")
     return (
         f"step {name.removeprefix('test_')}"

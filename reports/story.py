@@ -114,6 +114,11 @@ class Story:
         for step in self.steps.values():
             step.said = reworded(step.said)
 
+    def order(self, names: Iterable[str]) -> None:
+        """Tell outcomes in this order, however they came in; those of other names before them."""
+        places = {name: place for place, name in enumerate(names)}
+        self.outcomes.sort(key=lambda outcome: places.get(outcome.name, -1))
+
     def note(self, outcome: Outcome) -> None:
         """Learn how a test ended."""
         self.outcomes.append(outcome)

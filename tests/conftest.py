@@ -20,11 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_labs)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+def pytest_xdist_make_scheduler(config: pytest.Config) -> object:
     """Lanes, whatever --dist says."""
-    from tests.lanes import Lanes  # noqa: PLC0415 (every session of pytest loads this module)
+    from provision.distribution import Distribution  # noqa: PLC0415 (every session loads this module)
+    from tests.lanes import lane_of  # noqa: PLC0415
 
-    return Lanes(config, log)
+    return Distribution(config, lane_of)
 
 
 def _labs(item: pytest.Item) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
-
 SHARED_RACKS = ("tests/lab/", "tests/faults/test_killed_run.py")
 """Where tests share standing racks, which one process raises; they mostly wait for machines."""
 OWN_RACKS = (
@@ -18,10 +16,8 @@ OWN_RACKS = (
 """Where they raise what they need themselves, one after the other: a kernel holds three racks and no more."""
 
 
-class Lanes(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist is not typed
-    """A scheduler of three scopes. --dist loadgroup groups nothing under pytest 9.2 (pytest-xdist 3.8)."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(OWN_RACKS):
-            return "own racks"
-        return "shared racks" if nodeid.startswith(SHARED_RACKS) else "others"
+def lane_of(test: str) -> str:
+    """The lane of a test, by its id."""
+    if test.startswith(OWN_RACKS):
+        return "own racks"
+    return "shared racks" if test.startswith(SHARED_RACKS) else "others"

@@ -6,6 +6,7 @@ for the whole of `pytest -m verify`. It is there for mistakes, not against malic
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,9 @@ def _script_refusal(reader: str, script: str) -> str | None:
     if reader == "python3":
         known = sha256(script.encode()).hexdigest() in programs.known_scripts()
         return None if known else "python3 is sent a script that is not on the list"
+    if reader == programs.ASK_MANY:
+        refused = (why for command in json.loads(script)["commands"] if (why := refusal(command)))
+        return next(refused, None)
     why, inner = _verdict(script)
     return f"{inner} runs what comes in" if inner else why
 

@@ -18,11 +18,13 @@ from provision.read_only.shell import UNKNOWN, Command, Unreadable, Word, comman
 
 ROOT = Path(__file__).parents[2]
 
-SCRIPTS = ("checks/on_node/ask_ceph.py", "checks/on_node/ask_many.py")
-"""Scripts of this project that run whole by a machine's python3, and only read: known by their digest.
+SCRIPTS = (
+    "checks/on_node/ask_ceph.py", "checks/on_node/cluster_facts.py", "checks/on_node/machine_facts.py",
+)  # fmt: skip
+"""Scripts of this project that run whole by a machine's python3, and only read: known by their digest."""
 
-What `ask_many.py` runs is judged, command by command, by who sends it: checks/readings.py.
-"""
+ASK_MANY = "checks/on_node/ask_many.py"
+"""The script that runs the commands that it is sent: it only reads if each of them does."""
 
 _PLAIN = """
 : true false exit return break continue cd pwd echo test [ sleep
@@ -231,9 +233,11 @@ def judge_text(text: str) -> str:
 
 
 def _script_reader(words: Sequence[Word]) -> str:
-    """The program that runs what it is sent, as `sh -s` and `python3 -` do; "" when it is none."""
-    texts = [word.text if word.is_fixed else "" for word in words[:2]]
-    return texts[0] if texts in (["sh", "-s"], ["bash", "-s"], ["python3", "-"]) else ""
+    """The program that runs what it is sent, as `sh -s`, `python3 -` and ASK_MANY do; "" when it is none."""
+    texts = [word.text if word.is_fixed else "" for word in words]
+    if texts[:2] == ["python3", "-c"] and len(texts) == 3:
+        return ASK_MANY if texts[2] == (ROOT / ASK_MANY).read_text("utf-8") else ""
+    return texts[0] if texts[:2] in (["sh", "-s"], ["bash", "-s"], ["python3", "-"]) else ""
 
 
 def _judge(command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from contextlib import suppress
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checks import probe
+from checks import probe, readings
 from checks.backend import host_of
 from provision import certificate, diagnose, pve, read_only
 from provision.errors import WriteRefused
@@ -328,3 +329,17 @@ def test_no_program_is_let_through_that_is_not_on_the_list(name: str) -> None:
     if name.rpartition("/")[2] not in listed:
         for text in (shlex.quote(name), f"cat x; {shlex.quote(name)} y", f'echo "$({shlex.quote(name)})"'):
             assert read_only.refusal(text)
+
+
+@pytest.mark.parametrize(("commands", "refused"), [([], False), (["cat /etc/hosts", "ls"], False),
+                                                   (["ls", "rm /tmp/x"], True)])  # fmt: skip
+def test_of_many_commands_in_one_round_trip_each_is_judged(commands: list[str], refused: bool) -> None:
+    order = json.dumps({"commands": commands, "seconds": 1})
+    assert bool(read_only.refusal(readings.ASK_MANY, order)) == refused
+    assert read_only.refusal(readings.ASK_MANY)
+
+
+def test_no_other_text_is_run_by_python() -> None:
+    assert read_only.refusal("python3 -c 'import this'")
+    assert read_only.refusal(f"{readings.ASK_MANY} more", '{"commands": []}')
+    assert read_only.refusal(f"echo rm | {readings.ASK_MANY}", '{"commands": []}')
