@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 """How long a check's command may take: a hung machine fails its check instead of hanging the run."""
 
-AHEAD_SECONDS, AHEAD_SECONDS_EACH = 5.0, 0.05
+AHEAD_SECONDS = 8.0
 """How long a machine may take for all that it is asked ahead; its checks ask for the rest themselves."""
 
 AT_ONCE = 32
@@ -39,8 +39,10 @@ PROBES = frozenset(
 """Words of commands that do something, or measure the moment: what they say is said of that time alone."""
 
 SCRIPT = Path(__file__).parent / "on_node" / "ask_many.py"
-ASK_MANY = shlex.join(["python3", "-c", SCRIPT.read_text("utf-8")])
-"""The command that runs the commands that it is sent; the guard of a verification judges each of these."""
+"""Runs on a machine the commands that it is told; which those are, `ask_many` alone decides."""
+
+PORTION = 100_000
+"""How many bytes of commands, quoted, are asked in one round trip: an argument holds 128 KiB (execve(2))."""
 
 LEFT: TypeAdapter[list[tuple[int, Base64Bytes, Base64Bytes] | None]] = TypeAdapter(
     list[tuple[int, Base64Bytes, Base64Bytes] | None]
@@ -133,10 +135,8 @@ class Readings:
         return output
 
     def _ask_ahead(self, name: str, commands: Iterable[str], reach: Callable[[str], Remote]) -> None:
-        # What an earlier session asked may be refused by now: a check that still asks it is told so.
-        reading = [command for command in commands if not read_only.refusal(command)]
         try:
-            told = ask_many(reach(name), reading)
+            told = ask_many(reach(name), commands)
         except RackproofError:
             return
         for command, output in told.items():
@@ -149,20 +149,43 @@ def ask(machine: Remote, command: str) -> Output:
         return machine.execute(command, None, SECONDS)
 
 
-def ask_many(machine: Remote, commands: Sequence[str]) -> dict[str, Output]:
-    """What a machine answers to many commands, in one round trip; without those not done in time.
+def ask_many(machine: Remote, commands: Iterable[str]) -> dict[str, Output]:
+    """What a machine answers to many commands, in one round trip; without those not done in AHEAD_SECONDS.
 
     Each is run as if alone: by the user's shell, in its own session and environment, with nothing to read.
-    A machine that has no python3 answers none; this machine itself is not asked at all.
+    What is not known to only read is left out, whatever the session may do. A machine without python3 answers
+    none; this machine itself is not asked at all.
     """
-    if not commands or isinstance(machine, LocalRemote):
-        return {}
-    seconds = AHEAD_SECONDS + len(commands) * AHEAD_SECONDS_EACH
-    with at_work(machine.name):
-        order = json.dumps({"commands": commands, "seconds": seconds})
-        output = machine.execute(ASK_MANY, order, 2 * seconds)
+    told: dict[str, Output] = {}
+    reading = [command for command in commands if read_only.refusal(command) is None]
+    for portion in portions([] if isinstance(machine, LocalRemote) else reading):
+        order = json.dumps({"commands": portion, "seconds": AHEAD_SECONDS})
+        with at_work(machine.name):
+            output = machine.execute(
+                shlex.join(["python3", "-", order]), SCRIPT.read_text("utf-8"), 2 * AHEAD_SECONDS
+            )
+        told |= _left(portion, output.stdout)
+    return told
+
+
+def portions(commands: Iterable[str]) -> Iterator[list[str]]:
+    """The commands in lists that can each be asked in one round trip; one that is too long is left out."""
+    portion, size = list[str](), 0
+    for command in commands:
+        length = len(shlex.quote(json.dumps(command)))
+        if size + length > PORTION and portion:
+            yield portion
+            portion, size = [], 0
+        if length <= PORTION:
+            portion.append(command)
+            size += length
+    if portion:
+        yield portion
+
+
+def _left(commands: list[str], said: bytes) -> dict[str, Output]:
     try:
-        answers = zip(commands, LEFT.validate_json(output.stdout), strict=True)
+        answers = zip(commands, LEFT.validate_json(said), strict=True)
         return {command: Output(*left) for command, left in answers if left is not None}
     except ValueError:
         return {}

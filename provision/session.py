@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["provision", "verify"]
 
+NAMED = "RACKPROOF_RUN"
+"""The environment variable by which `--watch` names the run of a pass, which then is no watch itself."""
 TOGETHER = frozenset({"power", "install"})
 """A reset node must be let install by the same run, or it is left without a system."""
 
@@ -56,6 +58,7 @@ class Request:
     notify: tuple[str, ...] = ()
     notify_when: str = "always"
     run_id: str | None = None
+    named: str | None = None
     drift: bool = False
     whole: bool = True
 
@@ -85,7 +88,7 @@ class Session:
         Raises InventoryError, or NotAllowed when the leave to destroy is missing.
         """
         lab = inventory.load(request.lab)
-        session = cls(request, lab, request.run_id or new_run_id())
+        session = cls(request, lab, request.run_id or request.named or new_run_id())
         session._check_words()
         if request.mode == "provision" and not request.plan:
             session._check_leave()

@@ -23,7 +23,8 @@ JUMBO = 9000
 def parts(plan: RackPlan) -> list[str]:
     """The rack's namespaces, by the names that Places.namespace takes."""
     consoles = [f"{machine.name}-bmc" for machine in plan.nodes]
-    return [LAB, WAN, *(machine.name for machine in plan.machines), *consoles]
+    outside = () if plan.is_light else (WAN,)
+    return [LAB, *outside, *(machine.name for machine in plan.machines), *consoles]
 
 
 def standing(places: Places, plan: RackPlan) -> bool:
@@ -36,15 +37,19 @@ def build(places: Places, plan: RackPlan) -> None:
     """Make every namespace, switch and cable; raises LabError when `ip` refuses."""
     names = {part: places.namespace_name(part) for part in parts(plan)}
     _ip(None, [f"netns add {name}" for name in names.values()])
-    for name in (names[LAB], names[WAN], *(names[f"{node.name}-bmc"] for node in plan.nodes)):
-        _ip(name, ["link set lo up"])
-    _ip(names[LAB], [*_switches(plan), *_cables(plan, names)])
-    line = next(cable.port for cable in plan.server.cables if cable.network == WAN)
-    _ip(names[WAN], [f"addr add {INTERNET} brd + dev {line}", f"link set {line} up"])
+    _ip(names[LAB], ["link set lo up", *_switches(plan), *_cables(plan, names)])
     for node in plan.nodes:
-        _ip(names[f"{node.name}-bmc"], _bmc_port(plan, node))
-    within(places.namespace(WAN), as_delivered)
+        _ip(names[f"{node.name}-bmc"], ["link set lo up", *_bmc_port(plan, node)])
+    if not plan.is_light:
+        _build_internet(places, plan)
     _mark(places).touch()
+
+
+def _build_internet(places: Places, plan: RackPlan) -> None:
+    line = next(cable.port for cable in plan.server.cables if cable.network == WAN)
+    lines = ["link set lo up", f"addr add {INTERNET} brd + dev {line}", f"link set {line} up"]
+    _ip(places.namespace_name(WAN), lines)
+    within(places.namespace(WAN), as_delivered)
 
 
 def plugged(places: Places, cable_port: str, *, in_place: bool) -> None:

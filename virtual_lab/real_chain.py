@@ -70,10 +70,10 @@ def run(
 def told_by(console: str) -> Told | None:
     """What the kernel said on this console; None when no kernel said all of it."""
     lines = readable(console).split("\n")
-    said = [_last(word, lines) for word in (UP, RELEASE)]
-    if said[0] is None or said[1] is None or DONE not in lines:
+    command_line, release = _last(UP, lines), _last(RELEASE, lines)
+    if command_line is None or release is None or DONE not in lines:
         return None
-    return Told(said[0], said[1])
+    return Told(command_line, release)
 
 
 def readable(console: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sushy import exceptions
 
@@ -19,11 +19,14 @@ from provision.redfish.body import Json, part
 from provision.redfish.connection import Connection, Timing, told
 from provision.redfish.identity import Identity, identify, said, system_macs
 from provision.redfish.machine import Machine
-from provision.redfish.override import BootOverride, Target
+from provision.redfish.override import BootOverride, Enabled, Target
 from provision.redfish.reset import Reset, StateIsAnother
 from provision.redfish.trust import innermost, require_means
 from provision.spans import at_work
 from provision.wait import NotYet
+
+T = TypeVar("T")
+Source = Literal["Pxe", "Hdd", "Cd", "BiosSetup"]
 
 
 class Board:
@@ -80,20 +83,26 @@ class Board:
         """
         return self.set_boot_once("Pxe")
 
-    def set_boot_once(self, source: Literal["Pxe", "Hdd"]) -> BootOverride:
-        """Make the next boot, and only that, one from network (Pxe) or disk (Hdd), likewise.
+    def set_boot_once(self, source: Source) -> BootOverride:
+        """Make the next boot, and only that, one from network (Pxe), disk (Hdd) and so on, likewise.
 
         It is in the mode of the machine's firmware, and from network by HTTP where that is how it boots.
         """
+        return self.set_boot(source, "Once")
+
+    def set_boot(self, source: Source, enabled: Enabled) -> BootOverride:
+        """Make the next boot, or each from now on (Continuous), one from there, likewise."""
         target = self.node.network_target if source == "Pxe" else source
-        with self._asked_for(f"one {override.NAMES[target]} boot"):
-            override.send_once(self._conn, self._system, self.timing, target, self.node.boot_mode)
-            return self._kept(target)
+        often = "one" if enabled == "Once" else "every"
+        with self._asked_for(f"{often} {override.NAMES[target]} boot"):
+            override.send(self._conn, self._system, self.timing, target, self.node.boot_mode, enabled=enabled)
+            return self._kept(target, enabled)
 
     def clear_boot_override(self) -> None:
         """Let the next boot follow the machine's own boot order again."""
         with self._asked_for("a boot in its own order"):
             override.send_none(self._conn, self._system, self.timing)
+            self.timing.kept.until("no boot override to be left", self._cleared)
 
     def reset(self, *, seen: Callable[[], bool] = lambda: False) -> Reset:
         """Make the machine boot, from whatever state, and return once that is seen to be under way.
@@ -116,6 +125,12 @@ class Board:
             except StateIsAnother:
                 return reset.switch(self._conn, self._system, self.timing, wanted)
 
+    def restart(self) -> Reset:
+        """Make the machine boot in a way that can be seen: a reset, or off and on if its BMC shows none."""
+        with self._asked_for("a restart"):
+            shown = reset.shows_a_restart(self._conn, self._system)
+        return self.reset() if shown else self.cycle()
+
     def cycle(self) -> Reset:
         """Switch the machine off, without asking its OS, and on again; return once both were read back."""
         with self._asked_for("a power cycle"):
@@ -124,17 +139,27 @@ class Board:
             except StateIsAnother:
                 return reset.cycle(self._conn, self._system, self.timing)
 
-    def _kept(self, target: Target) -> BootOverride:
+    def _cleared(self) -> bool | NotYet:
+        read = override.read(self._conn, self._conn.read(self._system))
+        return NotYet(str(read)) if read.pending else True
+
+    def ask(self, what: str, question: Callable[[Connection, str], T]) -> T:
+        """Ask something else, `what` in words: `question` gets the connection and the system's path."""
+        with self._asked_for(what):
+            return question(self._conn, self._system)
+
+    def _kept(self, target: Target, enabled: Enabled) -> BootOverride:
         def probe() -> BootOverride | NotYet:
             read = override.read(self._conn, self._conn.read(self._system))
-            return read if read.is_once(target, mode) else NotYet(str(read))
+            return read if read.fits(target, enabled, mode) else NotYet(str(read))
 
         name, mode = override.NAMES[target], self.node.boot_mode
         try:
             return self.timing.kept.until(f"the {name} boot to be read back", probe)
         except GaveUp as error:
+            often = "one" if enabled == "Once" else "every"
             raise GaveUp(
-                f"one {mode} {name} boot was accepted but not kept for {self.timing.kept.seconds:g} s",
+                f"{often} {mode} {name} boot was accepted but not kept for {self.timing.kept.seconds:g} s",
                 last_seen=error.last_seen,
                 likely=f"a setting of the machine's firmware stands against it: boot mode, {name} boot",
             ) from error

@@ -19,7 +19,7 @@ from sushy import exceptions
 from urllib3.exceptions import NewConnectionError
 
 from provision.errors import LabError, Refused
-from provision.redfish.body import Json, objects, part
+from provision.redfish.body import Json, link, local, objects, part
 from provision.redfish.machine import Machine
 from provision.redfish.trust import Trust, innermost, is_distrust, untrusted
 from provision.wait import NotYet, Patience
@@ -129,8 +129,8 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
 
     def members(self, collection: Json) -> Iterator[dict[str, Json]]:
         """The members of a collection in full; some BMCs have them in the list already."""
-        for link in self.links(collection):
-            body = link if len(link) > 1 else self.read_or_none(link.get("@odata.id"))
+        for listed in self.links(collection):
+            body = listed if len(listed) > 1 else self.read_or_none(link(listed))
             if body is not None:
                 yield body
 
@@ -139,7 +139,8 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
         if self._refusal:
             raise self._refusal
         try:
-            answer: requests.Response = super()._op(method, path, **{**more, "server_side_retries_left": 0})
+            more |= {"server_side_retries_left": 0}
+            answer: requests.Response = super()._op(method, local(path), **more)
         except exceptions.ConnectionError as error:
             if is_distrust(error):
                 raise untrusted(self._node, self._port, error, self._timing.connect) from error
@@ -235,7 +236,7 @@ class Login:
 
     def enter(self, root: Mapping[str, Json]) -> None:
         """Log in to the service with this root."""
-        self._collection = part(root, "Links", "Sessions", "@odata.id") or f"{ROOT}SessionService/Sessions"
+        self._collection = link(root, "Links", "Sessions") or f"{ROOT}SessionService/Sessions"
         if part(root, "Links", "Sessions") or part(root, "SessionService"):
             self.open_session()
         else:

@@ -6,29 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import requests
 from sushy import exceptions
 
 from provision.errors import Refused
-from provision.redfish.body import Json, objects, part, words
-from provision.redfish.connection import (
-    ACCEPTED,
-    NOT_FOUND,
-    PRECONDITION_FAILED,
-    Connection,
-    Timing,
-    json_object,
-)
-from provision.wait import NotYet
+from provision.redfish.body import Json, link, part, words
+from provision.redfish.change import patch
+from provision.redfish.connection import Connection, Timing
 
 TARGET = "BootSourceOverrideTarget"
 ENABLED = "BootSourceOverrideEnabled"
 MODE = "BootSourceOverrideMode"
-Target = Literal["Pxe", "UefiHttp", "Hdd"]
+Target = Literal["Pxe", "UefiHttp", "Hdd", "Cd", "BiosSetup"]
+Enabled = Literal["Once", "Continuous"]
 Mode = Literal["UEFI", "Legacy"]
-NAMES: dict[Target, str] = {"Pxe": "network", "UefiHttp": "HTTP", "Hdd": "disk"}
-UNDER_WAY = frozenset({"New", "Starting", "Running", "Pending", "Service", "Stopping", "Cancelling"})
-FAILED = frozenset({"Exception", "Killed", "Cancelled", "Interrupted", "Suspended"})
+NAMES: dict[Target, str] = {
+    "Pxe": "network", "UefiHttp": "HTTP", "Hdd": "disk", "Cd": "CD", "BiosSetup": "BIOS setup",
+}  # fmt: skip
+CDS = ("Cd", "UefiUsbCd", "UsbCd", "UefiCd", "CD/DVD")
+"""What BMCs call a boot from CD, in our order: a server's CDs are virtual, which is by USB (Supermicro)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +37,8 @@ class BootOverride:
     @classmethod
     def of(cls, resource: Json) -> BootOverride:
         """The override in the Boot object of a system or of its settings resource."""
-        boot = part(resource, "Boot")
-        return cls(part(boot, TARGET), part(boot, ENABLED), part(boot, MODE))
+        target, enabled, mode = (part(resource, "Boot", key) for key in (TARGET, ENABLED, MODE))
+        return cls(*(word if isinstance(word, str) else None for word in (target, enabled, mode)))
 
     @property
     def pending(self) -> bool:
@@ -57,7 +52,12 @@ class BootOverride:
 
     def is_once(self, target: Target, mode: Mode = "UEFI") -> bool:
         """Whether the next boot, and only that, is from there and not known to be of another mode."""
-        return (self.target, self.enabled) == (target, "Once") and self.mode in (None, mode)
+        return self.fits(target, "Once", mode)
+
+    def fits(self, target: Target, enabled: Enabled, mode: Mode) -> bool:
+        """Whether the next boot, or each from now on, is from there and not known to be of another mode."""
+        targets = CDS if target == "Cd" else (target,)
+        return self.target in targets and self.enabled == enabled and self.mode in (None, mode)
 
     @property
     def used_up(self) -> bool:
@@ -75,45 +75,68 @@ def read(conn: Connection, system: Mapping[str, Json]) -> BootOverride:
     return waiting if waiting and waiting.pending else BootOverride.of(system)
 
 
-def send_once(conn: Connection, path: str, timing: Timing, target: Target, mode: Mode) -> None:
-    """Ask for one boot from there in this mode; that the BMC accepts it does not mean that it keeps it."""
+def send(
+    conn: Connection, path: str, timing: Timing, target: Target, mode: Mode, *, enabled: Enabled
+) -> None:
+    """Ask for one boot from there in this mode, or for each (Continuous).
+
+    That the BMC accepts it does not mean that it keeps it.
+    """
     system = conn.read(path)
     place, boot = _place(conn, path, system)
-    offered = words(boot.get(f"{TARGET}@Redfish.AllowableValues"))
-    if offered and target not in offered:
-        raise Refused(f"the BMC offers no {NAMES[target]} boot, only {', '.join(offered)}")
-    if not boot:
-        raise Refused("the BMC takes no boot override")
-    wanted: dict[str, str] = {TARGET: target, ENABLED: "Once"}
+    wanted: dict[str, str] = {TARGET: _word(boot, target), ENABLED: _lasting(boot, enabled)}
     whole = place != path or "supermicro" in str(system.get("Manufacturer")).lower()
     also = _mode(boot, mode, whole=whole)
     try:
-        _patch(conn, place, {**wanted, **also}, timing)
+        patch(conn, place, {"Boot": {**wanted, **also}}, timing)
     except exceptions.BadRequestError:
         if not also:
             raise
-        _patch(conn, place, wanted, timing)
+        patch(conn, place, {"Boot": wanted}, timing)
 
 
 def send_none(conn: Connection, path: str, timing: Timing) -> None:
     """Ask for a boot in the machine's own order."""
     place, _ = _place(conn, path, conn.read(path))
-    _patch(conn, place, {TARGET: "None", ENABLED: "Disabled"}, timing)
+    patch(conn, place, {"Boot": {TARGET: "None", ENABLED: "Disabled"}}, timing)
+
+
+def _word(boot: Mapping[str, Json], target: Target) -> str:
+    """The BMC's own word for a target. Raises Refused when it has none."""
+    if not boot:
+        raise Refused("the BMC takes no boot override")
+    offered = words(boot.get(f"{TARGET}@Redfish.AllowableValues"))
+    ours = CDS if target == "Cd" else (target,)
+    fitting = [word for word in ours if word in offered] if offered else [target]
+    if not fitting:
+        raise Refused(f"the BMC offers no {NAMES[target]} boot, only {', '.join(offered)}")
+    return fitting[0]
+
+
+def _lasting(boot: Mapping[str, Json], enabled: Enabled) -> Enabled:
+    offered = words(boot.get(f"{ENABLED}@Redfish.AllowableValues"))
+    if offered and enabled not in offered:
+        raise Refused(f"the BMC takes no override that is {enabled}, only {', '.join(offered)}")
+    return enabled
 
 
 def _settings(conn: Connection, system: Mapping[str, Json]) -> tuple[str, dict[str, Json]] | None:
     """The settings resource, when it is where this BMC takes boot overrides (AMI's /SD), else None."""
-    path = part(system, "@Redfish.Settings", "SettingsObject", "@odata.id")
+    path = link(system, "@Redfish.Settings", "SettingsObject")
     body = conn.read_or_none(path)
-    boot = part(body, "Boot")
-    return (path, body) if body and isinstance(boot, Mapping) and TARGET in boot else None
+    return (path, body) if path and body and TARGET in _boot(body) else None
 
 
 def _place(conn: Connection, path: str, system: Mapping[str, Json]) -> tuple[str, dict[str, Json]]:
     """The path of the resource to be patched, and all that is known of booting."""
     settings = _settings(conn, system)
-    boot = {**(part(system, "Boot") or {}), **(settings[1]["Boot"] if settings else {})}
+    boot = {**_boot(system), **(_boot(settings[1]) if settings else {})}
     return (settings[0] if settings else path), boot
+
+
+def _boot(resource: Mapping[str, Json]) -> dict[str, Json]:
+    boot = resource.get("Boot")
+    return boot if isinstance(boot, dict) else {}
 
 
 def _mode(boot: Mapping[str, Json], mode: Mode, *, whole: bool) -> dict[str, str]:
@@ -126,42 +149,3 @@ def _mode(boot: Mapping[str, Json], mode: Mode, *, whole: bool) -> dict[str, str
     if MODE not in boot or (known and mode not in known):
         return {}
     return {MODE: mode} if whole or boot[MODE] != mode else {}
-
-
-def _patch(conn: Connection, path: str, boot: Mapping[str, str], timing: Timing) -> None:
-    """PATCH all of it at once, under the resource's ETag wherever that stands, anew when that changed.
-
-    BMCs drop a target that comes without Enabled, and the other way round.
-    """
-    for tries_left in (2, 1, 0):
-        current = conn.get(path)
-        etag = current.headers.get("ETag") or part(json_object(current), "@odata.etag")
-        try:
-            _finish(conn, conn.patch(path, data={"Boot": dict(boot)}, etag=etag), timing)
-            return
-        except exceptions.HTTPError as error:
-            if error.status_code != PRECONDITION_FAILED or not tries_left:
-                raise
-
-
-def _finish(conn: Connection, answer: requests.Response, timing: Timing) -> None:
-    """Wait for the task that an answer of 202 names. sushy's own wait takes no Retry-After in seconds."""
-    monitor = answer.headers.get("Location")
-    if answer.status_code == ACCEPTED and monitor:
-        timing.busy.until(f"the end of task {monitor}", lambda: _task(conn, monitor))
-
-
-def _task(conn: Connection, monitor: str) -> bool | NotYet:
-    try:
-        answer = conn.get(monitor)
-    except exceptions.HTTPError as error:
-        if error.status_code == NOT_FOUND:  # a monitor may go when its task has ended
-            return True
-        raise
-    body = json_object(answer) if answer.content else {}
-    state = body.get("TaskState")
-    if state in FAILED:
-        messages = " ".join(str(message.get("Message")) for message in objects(body.get("Messages")))
-        raise Refused(f"the BMC accepted a change, and its task ended as {state}: {messages}")
-    running = state in UNDER_WAY or (state is None and answer.status_code == ACCEPTED)
-    return NotYet(f"task {state or 'under way'}") if running else True

@@ -77,7 +77,7 @@ def _state_of(conn: Connection, system: Mapping[str, Json]) -> State:
     return State(
         power=system.get("PowerState"),
         override=override.read(conn, system),
-        progress=" ".join(str(step) for step in steps if step),
+        progress=" ".join(str(step) for step in steps if step not in (None, "", "None")),
         last_reset=system.get("LastResetTime"),
     )
 
@@ -95,6 +95,12 @@ def reset(conn: Connection, path: str, timing: Timing, seen: Callable[[], bool])
         sign = _Attempt(conn, path, target, kind, before, timing.reset, seen).bring_about()
         before = state(conn, path) if kind != way[-1] else before
     return Reset(" and ".join(way), sign)
+
+
+def shows_a_restart(conn: Connection, path: str) -> bool:
+    """Whether something of the system as it is now would change with a restart that leaves it powered."""
+    now = state(conn, path)
+    return now.power == "Off" or now.override.pending or bool(now.progress or now.last_reset)
 
 
 def switch(conn: Connection, path: str, timing: Timing, wanted: Literal["On", "Off"]) -> Reset:

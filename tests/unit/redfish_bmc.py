@@ -81,6 +81,9 @@ class Faults:
     """Reads until an accepted override reads back."""
     power_after: int = 0
     """Reads until a new power state reads back."""
+    drop_order: bool = False
+    ignore_clear: bool = False
+    lose_clear_answer: bool = False
     null_power: int = 0
     stale_power: str | None = None
     """The power state told until the first reset is asked for."""
@@ -104,6 +107,7 @@ class Bmc:
         self.boot = {key: boot[key] for key in (TARGET, ENABLED, MODE) if key in boot}
         self.power = tree[self.system]["PowerState"]
         self.resets: list[str] = []
+        self.cleared: list[str] = []
         self.boots: list[str] = []
         self.patches: list[tuple[str, Any]] = []
         self.logins, self.failed_logins = 0, 0
@@ -117,7 +121,7 @@ class Bmc:
         self._reads_to_boot: int | None = None
         self._waiting: tuple[int, dict[str, str]] | None = None
         self._old_power: tuple[int, str] | None = None
-        self._tags = 0
+        self._tags, self._restarts = 0, 0
 
     # What a request meets
 
@@ -157,7 +161,21 @@ class Bmc:
             return self._get(path, resource)
         if method == "PATCH":
             return self._patch(path, resource, headers, body)
+        if path.endswith("/Actions/LogService.ClearLog"):
+            return self._clear_log(path.removesuffix("/Actions/LogService.ClearLog"))
         return self._reset(path, body)
+
+    # Logs
+
+    def _clear_log(self, service: str) -> tuple[int, dict[str, str], Any]:
+        self.cleared.append(service)
+        if not self.faults.ignore_clear:
+            # As BMCs do it: that it was cleared is the first thing the log then holds.
+            said = {"Id": "1", "Created": "2026-01-01T00:00:00Z", "Severity": "OK", "Message": "Log cleared"}
+            self.tree[self.tree[service]["Entries"]["@odata.id"].rstrip("/")] = {"Members": [said]}
+        if self.faults.lose_clear_answer:
+            raise Dropped
+        return 204, {}, None
 
     # Logins
 
@@ -224,6 +242,10 @@ class Bmc:
         if "Boot" in system and not self._settings:
             system["Boot"].update(self.boot)
         system["PowerState"] = self._told_power()
+        if self._restarts and "LastResetTime" in system:
+            system["LastResetTime"] = f"2026-01-01T00:00:{self._restarts:02}Z"
+        if self._reads_to_boot is not None and "Hpe" in system.get("Oem", {}):
+            system["Oem"]["Hpe"]["PostState"] = "InPost"
 
     def _told_power(self) -> str | None:
         if self.faults.null_power:
@@ -294,11 +316,14 @@ class Bmc:
     ) -> tuple[int, dict[str, str], Any]:
         if self.faults.refuse_patch:
             raise self.faults.refuse_patch.pop(0)
-        if path != (self._settings or self.system):
+        ordering = isinstance(body.get("Boot"), dict) and set(body["Boot"]) == {"BootOrder"}
+        if path != (self._place_of_order if ordering else self._settings or self.system):
             raise Answer(405, "this resource cannot be changed")
         self._check_tag(headers)
         self.patches.append((path, body))
         boot = body.get("Boot")
+        if ordering:
+            return self._patch_order(path, boot["BootOrder"])
         if set(body) != {"Boot"} or not set(boot) <= {TARGET, ENABLED, MODE}:
             raise Answer(400, "unknown property", message_id="Base.1.8.PropertyUnknown")
         self._check_boot(resource["Boot"], boot)
@@ -310,6 +335,20 @@ class Bmc:
             self.boot |= boot
         if self.faults.task_polls is not None:
             return 202, {"Location": "/tasks/1", "Retry-After": "1"}, None
+        return 204, {}, None
+
+    @property
+    def _place_of_order(self) -> str:
+        """The settings resource, where it is the place of the boot order (Lenovo's Pending)."""
+        path = self.tree[self.system].get("@Redfish.Settings", {}).get("SettingsObject", {}).get("@odata.id")
+        return str(path) if path and "BootOrder" in self.tree[path].get("Boot", {}) else self.system
+
+    def _patch_order(self, path: str, order: list[str]) -> tuple[int, dict[str, str], Any]:
+        boot = self.tree[path]["Boot"]
+        if sorted(order) != sorted(boot["BootOrder"]):
+            raise Answer(400, "not all entries", message_id="Base.1.8.PropertyValueError")
+        if not self.faults.drop_order:
+            boot["BootOrder"] = order
         return 204, {}, None
 
     def _check_boot(self, known: Mapping[str, Any], boot: Mapping[str, Any]) -> None:
@@ -365,6 +404,7 @@ class Bmc:
         self.resets.append(kind)
         if self.faults.ignore_reset:
             return
+        self._restarts += 1
         self._old_power = (self.faults.power_after, str(self.power))
         self.power = "Off" if kind == "ForceOff" else "On"
         self._reads_to_boot = None if kind == "ForceOff" else 2

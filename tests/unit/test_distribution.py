@@ -183,7 +183,11 @@ def test_a_worker_with_other_tests_takes_no_part_and_that_is_told() -> None:
 
 
 DYING = """\
-import os
+import os, pytest
+
+def pytest_configure(config):
+    if "NEVER_BEGINS" in os.environ and hasattr(config, "workerinput"):
+        raise pytest.UsageError(os.environ["NEVER_BEGINS"])
 
 def pytest_runtest_call(item):
     if item.name in os.environ["DIES_IN"].split() and hasattr(item.config, "workerinput"):
@@ -262,3 +266,12 @@ def test_enough_failures_end_it_like_those_of_one_process(alone: list[str], tmp_
     assert result.returncode == 1, result.stdout + result.stderr
     assert 2 <= len(errors(tmp_path)) < len(alone) / 2
     assert "interrupted" not in (tmp_path / "out" / "latest" / "events.jsonl").read_text()
+
+
+def test_workers_that_cannot_begin_are_an_error_with_their_reason(tmp_path: Path) -> None:
+    """As where a worker of another machine has not the lab's secrets."""
+    result = verify(tmp_path, "-n", "2", NEVER_BEGINS="the secret env:X is not set")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "the secret env:X is not set" in result.stdout.rpartition("✗")[2]
+    assert "Traceback" not in result.stdout
+    assert result.stdout.count("worker-died") == 6

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -17,7 +20,7 @@ from testinfra.host import Host
 from checks import readings
 from checks.backend import host_of
 from checks.questions import Questions
-from checks.readings import ASK_MANY, Asking, Readings, ask, ask_many, is_probe
+from checks.readings import Asking, Readings, ask, ask_many, is_probe, portions
 from provision import read_only
 from provision.errors import Unreachable
 from provision.remote import LocalRemote, Output, Remote, Stdin, gave_up
@@ -209,7 +212,7 @@ def test_what_checks_asked_last_time_is_asked_ahead_in_one_round_trip(
         session.readings.begin(["a", "b"], ["node1"], lambda name: machine)
         assert session.check("a", "echo 1", "echo 2", of=machine) == ["1\n", "2\n"]
         assert session.check("b", "echo 2", "echo 3", of=machine) == ["2\n", "3\n"]
-        assert machine.trips == [ASK_MANY]
+        assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
         session.check("c", "echo 4", of=machine)
     assert machine.trips[1:] == ["echo 4"]
 
@@ -230,10 +233,10 @@ def test_a_worker_asks_a_machine_ahead_what_the_unit_asks_of_it_that_it_was_give
         )
         session.check("a", "echo 1", of=machine, unit="node1")
         session.check("b", "echo 2", "echo 3", of=machine, unit="node1")
-        assert machine.trips == [ASK_MANY]
+        assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
         session.check("of the lab", "echo 3", "echo 5", of=machine, unit="the lab")
         session.check("b", "echo 2", of=other, unit="node1")
-    assert (machine.trips, other.trips) == ([ASK_MANY, ASK_MANY], ["echo 2"])
+    assert (machine.trips[1:], other.trips) == ([at_once("echo 5")], ["echo 2"])
 
 
 def test_a_wrong_prediction_costs_no_more_than_time(tmp_path: Path, machine: Machine) -> None:
@@ -255,12 +258,20 @@ def test_what_is_not_known_to_only_read_is_never_asked_ahead(
 ) -> None:
     monkeypatch.undo()
     written = tmp_path / "written"
-    asked = ["echo 1", f"touch {written}", f"echo x >{written}", f"cat /dev/null; tee {written}"]
-    with remembered(tmp_path, {"a": asked}) as session:
-        session.readings.begin(["a"], ["node1"], lambda name: machine)
-        assert session.check("a", "echo 1", of=machine) == ["1\n"]
-    assert machine.trips == [ASK_MANY]
+    told = ask_many(
+        machine, ["echo 1", f"touch {written}", f"echo x >{written}", f"cat /dev/null; tee {written}"]
+    )
+    assert told == {"echo 1": Output(0, b"1\n", b"")}
+    assert machine.trips == [at_once("echo 1")]
     assert not written.exists()
+
+
+def test_the_guard_of_a_verification_lets_through_what_is_asked_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    with read_only.only_reading():
+        read_only.require_reading(at_once("echo 1"), readings.SCRIPT.read_text())
 
 
 def test_questions_that_were_shared_are_foreseen_too(tmp_path: Path, machine: Machine) -> None:
@@ -310,7 +321,7 @@ def test_a_machine_that_cannot_be_reached_concerns_its_own_checks_alone(
     with remembered(tmp_path, {"a": ["echo"]}) as session:
         session.readings.begin(["a"], ["node1", "node2"], reach)
         session.check("a", "echo", of=machine)
-    assert machine.trips == [ASK_MANY]
+    assert machine.trips == [at_once("echo")]
 
 
 def test_a_machine_that_is_lost_while_it_is_asked_ahead_is_asked_again_by_its_checks(
@@ -333,6 +344,19 @@ def test_a_machine_that_answers_nonsense_has_answered_nothing(
 ) -> None:
     monkeypatch.setattr(machine, "execute", lambda *_: Output(127, said.encode(), b""))
     assert ask_many(machine, ["echo 1"]) == {}
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=40))
+def test_every_command_is_in_one_portion_that_a_machine_can_take(commands: list[str]) -> None:
+    long = "'" * 15_000
+    found = list(portions([*commands, long, long, *commands]))
+    assert [command for portion in found for command in portion] == [*commands, long, long, *commands]
+    assert all(0 < len(at_once(*portion)) < 128 << 10 for portion in found)
+
+
+def test_a_command_that_no_machine_can_take_is_not_asked_ahead() -> None:
+    assert [*chain(*portions(["echo 1", "x" * 200_000, "echo 2"]))] == ["echo 1", "echo 2"]
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_started_and_the_others_are_answered(
@@ -404,6 +428,11 @@ def test_a_question_by_testinfra_is_one_round_trip_for_all_checks(
 def test_output_is_kept_to_the_byte(session: Session, machine: Machine) -> None:
     result = host_of(machine, session.readings.ask).run("printf '\\377a'")
     assert (result.stdout_bytes, result.stdout) == (b"\xffa", "�a")
+
+
+def at_once(*commands: str) -> str:
+    """What is sent for these commands together."""
+    return shlex.join(["python3", "-", json.dumps({"commands": commands, "seconds": readings.AHEAD_SECONDS})])
 
 
 def octal(data: bytes) -> str:

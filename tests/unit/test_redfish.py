@@ -140,6 +140,7 @@ def test_a_vendors_machine_is_known_booted_from_the_network_once_and_reset_once(
     assert board.set_boot_once_pxe().once_from_network
     assert len(bmc.patches) == 1 and bmc.patches[0][1] == {"Boot": ONCE}
     done = board.reset()
+    assert board.power_state() == board.power_state() == "On"
     assert (done.how, bmc.resets, bmc.boots) == ("ForceRestart", ["ForceRestart"], ["Pxe"])
     assert not board.boot_override().pending
 
