@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +52,13 @@ LEFT: TypeAdapter[list[tuple[int, Base64Bytes, Base64Bytes] | None]] = TypeAdapt
 
 @dataclass
 class Asking:
-    """A check while it runs: what it has asked, and whether it is to see everything fresh."""
+    """A check while it runs: what it has asked, and whether it is to see everything fresh.
+
+    `unit` is that of provision/distribution.py, of which one worker does all checks.
+    """
 
     check: str
+    unit: str = ""
     fresh: bool = False
     asked: set[tuple[str, str]] = field(default_factory=set)
 
@@ -77,6 +81,7 @@ class Readings:
         self._questions, self._asking, self._shared = questions, asking, shared
         self._known: dict[tuple[str, str], Output] = {}
         self._ahead: dict[str, Future[None]] = {}
+        self._of_units: dict[str, dict[str, list[str]]] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, "ahead")
 
     def __enter__(self) -> Self:
@@ -97,16 +102,29 @@ class Readings:
             commands = foreseen.get(name, ())
             self._ahead[name] = self._pool.submit(self._ask_ahead, name, commands, reach)
 
+    def begin_later(self, units: Mapping[str, Iterable[str]]) -> None:
+        """For a worker, which does not know what it will be given: each of these units of checks has all that
+        it will ask of a machine asked when its first check asks that machine.
+        """
+        self._of_units = {unit: self._questions.foreseen(checks) for unit, checks in units.items()}
+
     def ask(self, machine: Remote, command: str) -> Output:
         """What a machine answers to a command of the check that is running; raises GaveUp and Unreachable."""
         asking = self._asking()
         if asking.takes_shared(machine.name, command) and self._shared:
-            if machine.name in self._ahead:
-                self._ahead[machine.name].result()
+            self._hear(machine, asking.unit)
             if known := self._known.get((machine.name, command)):
                 self._questions.note(asking.check, machine.name, command)
                 return known
         return self._ask(asking.check, machine, command)
+
+    def _hear(self, machine: Remote, unit: str) -> None:
+        """Have what a machine was asked ahead."""
+        if machine.name in self._ahead and (fault := self._ahead[machine.name].exception()):
+            raise RuntimeError(f"{machine.name} could not be asked ahead") from fault
+        commands = self._of_units.get(unit, {}).pop(machine.name, ())
+        unknown = [command for command in commands if (machine.name, command) not in self._known]
+        self._ask_ahead(machine.name, unknown, lambda name: machine)
 
     def _ask(self, check: str, machine: Remote, command: str) -> Output:
         start = time.monotonic()
@@ -121,7 +139,8 @@ class Readings:
             told = ask_many(reach(name), commands)
         except RackproofError:
             return
-        self._known |= {(name, command): output for command, output in told.items()}
+        for command, output in told.items():
+            self._known.setdefault((name, command), output)
 
 
 def ask(machine: Remote, command: str) -> Output:

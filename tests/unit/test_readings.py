@@ -68,9 +68,9 @@ class Session:
         self.asking = Asking("none")
         self.readings = Readings(self.questions, lambda: self.asking, shared=shared)
 
-    def check(self, name: str, *commands: str, of: Machine, fresh: bool = False) -> list[str]:
+    def check(self, name: str, *commands: str, of: Machine, fresh: bool = False, unit: str = "") -> list[str]:
         """What a check is told that asks these commands one after the other."""
-        self.asking = Asking(name, fresh=fresh)
+        self.asking = Asking(name, unit, fresh=fresh)
         return [self.readings.ask(of, command).stdout.decode() for command in commands]
 
 
@@ -215,6 +215,28 @@ def test_what_checks_asked_last_time_is_asked_ahead_in_one_round_trip(
         assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
         session.check("c", "echo 4", of=machine)
     assert machine.trips[1:] == ["echo 4"]
+
+
+def test_a_worker_asks_a_machine_ahead_what_the_unit_asks_of_it_that_it_was_given(
+    tmp_path: Path, machine: Machine
+) -> None:
+    asked = {
+        "a": ["echo 1"],
+        "b": ["echo 2", "echo 3"],
+        "of another": ["echo 4"],
+        "of the lab": ["echo 3", "echo 5"],
+    }
+    other = Machine("node2")
+    with remembered(tmp_path, asked) as session:
+        session.readings.begin_later(
+            {"node1": ["a", "b"], "node2": ["of another"], "the lab": ["of the lab"]}
+        )
+        session.check("a", "echo 1", of=machine, unit="node1")
+        session.check("b", "echo 2", "echo 3", of=machine, unit="node1")
+        assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
+        session.check("of the lab", "echo 3", "echo 5", of=machine, unit="the lab")
+        session.check("b", "echo 2", of=other, unit="node1")
+    assert (machine.trips[1:], other.trips) == ([at_once("echo 5")], ["echo 2"])
 
 
 def test_a_wrong_prediction_costs_no_more_than_time(tmp_path: Path, machine: Machine) -> None:
