@@ -49,7 +49,7 @@ def workers_asked(config: pytest.Config) -> list[str]:
 
 
 def refuse_paths(config: pytest.Config) -> None:
-    """Raise UsageError where pytest-xdist would take an option's path for tests to copy to a worker elsewhere."""
+    """Raise UsageError where pytest-xdist would copy an option's path to a worker elsewhere, as tests."""
     elsewhere = [spec for spec in workers_asked(config) if not spec.startswith("popen") or "chdir=" in spec]
     paths = [word for word in map(str, config.invocation_params.args) if Path(word).exists()]
     if elsewhere and paths:
