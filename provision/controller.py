@@ -108,8 +108,8 @@ class Controller:
     def _tell_lost(self) -> None:
         """A test that no worker was left for is an error; where none could begin, each worker is one."""
         for worker, reason in self._died.items() if not self._places else ():
-            unbegun = pytest.CollectReport(f"worker {worker}", "failed", reason, [])
-            self._config.hook.pytest_collectreport(report=unbegun)
+            never_begun = pytest.CollectReport(f"worker {worker}", "failed", reason, [])
+            self._config.hook.pytest_collectreport(report=never_begun)
         for test in [test for test in self._places if test not in self._ended]:
             place = test.partition("::")[0]
             said = "not run: the workers died, and --max-worker-restart allows no more"

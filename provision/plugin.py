@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provision import controller, inventory, read_only
-from provision.distribution import workers_asked
+from provision.distribution import refuse_paths, workers_asked
 from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
 from provision.session import NAMED, SESSION, Mode, Request, Session, point_latest
@@ -117,6 +117,7 @@ def _mode(config: pytest.Config) -> Mode | None:
             f"--dist {config.option.dist}: checks are shared out by machines, "
             "so that each worker logs in to its own: drop --dist"
         )
+    refuse_paths(config)
     return SELECTIONS[selection]
 
 

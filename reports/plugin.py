@@ -149,6 +149,9 @@ class Telling:
 
         self._secrets = revealed(self._session.written) | run.secrets
         self._events = run.ledger.events(run=run.id)
+        if self._session.workers:
+            # What a worker said has come past this process.
+            files.write_events(self._session.folder, self._events)
         self._story.sum_up(self._events)
         self._changes = changes.of_run(run)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -233,6 +234,11 @@ def test_the_report_has_the_order_of_one_process_and_what_failed_can_be_run_agai
     assert cases(tmp_path) == alone
     assert "2 nodes · 3 workers" in result.stdout
     assert "created" not in result.stdout
+    lines = (tmp_path / "out" / "latest" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["kind"] for event in events].count("run-ended") == 1
+    # What workers said stands in it, too: each looked into the nodes that its own checks blame.
+    assert {event["node"] for event in events if event["kind"] == "diagnosed"} >= {"node1", "node2"}
     failed = list(errors(tmp_path))
     verify(tmp_path, "-n", "2", "--lf", *cache)
     assert sorted(cases(tmp_path)) == sorted(failed)
