@@ -17,7 +17,7 @@ from typing import NoReturn
 from virtual_lab import kernel, light, network
 from virtual_lab.hardware import SHARED
 from virtual_lab.places import MARKER, Places
-from virtual_lab.plan import MachinePlan
+from virtual_lab.plan import MachinePlan, RackPlan
 
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 _READ_ONLY = ("proc/sys", "proc/sysrq-trigger", "sys")
@@ -29,12 +29,12 @@ _SSHD = (
 )  # fmt: skip
 
 
-def start(places: Places, machine: MachinePlan, layers: Sequence[Path]) -> int:
+def start(places: Places, plan: RackPlan, machine: MachinePlan, layers: Sequence[Path]) -> int:
     """Start a light node, and return its first process; the node ends with that, and both with the caller."""
     process = kernel.fork_into_own_pids()
     if process == 0:
         try:
-            _become(places, machine, layers)
+            _become(places, plan, machine, layers)
         except BaseException as error:
             os.write(2, f"{machine.name}: {error}\n".encode())
         finally:
@@ -42,7 +42,7 @@ def start(places: Places, machine: MachinePlan, layers: Sequence[Path]) -> int:
     return process
 
 
-def _become(places: Places, machine: MachinePlan, layers: Sequence[Path]) -> NoReturn:
+def _become(places: Places, plan: RackPlan, machine: MachinePlan, layers: Sequence[Path]) -> NoReturn:
     assert machine.light is not None
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kernel.die_with_parent(0)
@@ -56,7 +56,8 @@ def _become(places: Places, machine: MachinePlan, layers: Sequence[Path]) -> NoR
     root = _root(folder, layers)
     _fill(root, given)
     _file_systems(root)
-    _set_up_network(machine.light)
+    harness = f"{plan.harness} lladdr {network.harness_mac(plan)}"
+    _set_up_network(machine.light, harness)
     env = {"PATH": _PATH, MARKER: places.mark}
     kernel.pivot(root)
     os.execvpe(_SSHD[0], _SSHD, env)  # noqa: S606
@@ -119,10 +120,14 @@ def _file_systems(root: Path) -> None:
     (root / "dev/fd").symlink_to("/proc/self/fd")
 
 
-def _set_up_network(of: light.Light) -> None:
-    """A namespace outlives the node: bridges of one that has died are still there."""
+def _set_up_network(of: light.Light, harness: str) -> None:
+    """A namespace outlives the node: bridges of one that has died are still there.
+
+    Why the harness is a neighbour for good: virtual_lab/network.py.
+    """
     network.as_delivered()
     left = {name for _, name in socket.if_nameindex()} & {bridge.name for bridge in of.bridges}
     lines = [*(f"link del {name}" for name in left), *light.links(of)]
+    lines.append(f"neigh replace {harness} dev {of.bridges[0].name} nud permanent")
     command = ["ip", "-batch", "-"]
     subprocess.run(command, input="\n".join(lines), text=True, check=True, env={"PATH": _PATH})

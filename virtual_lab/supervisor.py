@@ -92,7 +92,9 @@ class _Supervisor:
     def _start_machine(self, machine: MachinePlan) -> int:
         if machine.light is None:
             return self._start_board(machine)
-        return light_machine.start(self._rack.places, machine, _layers_of(self._rack, machine))
+        return light_machine.start(
+            self._rack.places, self._rack.plan, machine, _layers_of(self._rack, machine)
+        )
 
     def _start_board(self, machine: MachinePlan) -> int:
         parent = os.getpid()
