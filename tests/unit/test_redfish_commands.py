@@ -296,6 +296,35 @@ def test_a_log_is_read_page_after_page_and_not_without_end(monkeypatch: pytest.M
     assert log.lines[0] == "Log1: 30 entries, and more that were not read"
 
 
+def test_a_system_that_names_no_chassis_is_in_all_there_are() -> None:
+    bmc = machine("lenovo_sr670v2")
+    del bmc.tree[f"{ROOT}/Systems/1"]["Links"]["Chassis"]
+    assert len(outcome(bmc, "sensors").facts["sensors"]) == TOLD["lenovo_sr670v2"]["sensors"]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("words", READING)
+def test_bad_weather_changes_no_answer(vendor: str, words: str) -> None:
+    fair = outcome(machine(vendor), words)
+    busy = [Answer(503, "busy", Retry_After="1"), Answer(429, "slowly"), Answer(503, "starting")]
+    bmc = machine(vendor, token_uses=1, lose_get=1, cut_get=1, busy=busy)
+    assert outcome(bmc, words).facts == fair.facts
+    assert bmc.logins > 1 and not bmc.sessions
+    full = machine(vendor, login=Answer(503, "RAC0218: The maximum number of user sessions is reached"))
+    assert outcome(full, words).facts == fair.facts
+
+
+def test_a_resource_that_may_not_be_read_is_told_in_the_bmcs_words() -> None:
+    class Licensed(Bmc):
+        def _get(self, path: str, resource: Any) -> tuple[int, dict[str, str], Any]:
+            if path.endswith("/Thermal"):
+                raise Answer(403, "needs the licence SFT-OOB-LIC")
+            return super()._get(path, resource)
+
+    with pytest.raises(LabError, match="asked for its sensors, refuses: 403 needs the licence SFT-OOB-LIC"):
+        outcome(Licensed(fake.recorded("supermicro_x10")), "sensors")
+
+
 class Odd(Bmc):
     """A BMC one of whose properties is missing or of another type."""
 
@@ -348,7 +377,7 @@ def places(vendor: str, words: str) -> list[tuple[str, tuple[Any, ...]]]:
     return _places_of[vendor, words]
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_odd_or_missing_property_is_more_than_lab_trouble(data: st.DataObject) -> None:
     vendor = data.draw(st.sampled_from(VENDORS))
