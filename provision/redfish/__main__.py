@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, board: Make = Board) -> int:
         print(f"{error.filename or 'the lab'}: a virtual rack is root's; run this with sudo", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted; all sessions were closed", file=sys.stderr)
+        print("interrupted, and logged out; what was sent already may still take effect", file=sys.stderr)
         return INTERRUPTED
 
 

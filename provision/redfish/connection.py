@@ -18,9 +18,11 @@ import sushy.connector
 from sushy import exceptions
 from urllib3.exceptions import NewConnectionError
 
-from provision.errors import LabError, Refused
+from provision.errors import GaveUp, LabError, Refused
 from provision.redfish.body import Json, link, local, objects, part
 from provision.redfish.machine import Machine
+from provision.redfish.pace import Pace
+from provision.redfish.refusals import Account
 from provision.redfish.trust import Trust, innermost, is_distrust, untrusted
 from provision.wait import NotYet, Patience
 
@@ -88,10 +90,18 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
         self.login = Login(self, node)
         self.root: dict[str, Json] = {}
         self._refusal: Refused | None = None
+        self._account = Account(node.bmc, port)
         self._not_before = 0.0
+        self._pace = Pace(timing.busy.now)
 
     def open(self) -> None:
-        """Read the service root and log in."""
+        """Read the service root and log in, alone of all on this machine that log in to this account."""
+        with self._account.turn(self._timing.busy):
+            if verdict := self._account.verdict():
+                raise self._refused(verdict, self._account.remedy)
+            self._enter()
+
+    def _enter(self) -> None:
         try:
             self.root = self.read(ROOT)
         except exceptions.AccessError:
@@ -140,7 +150,8 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
             raise self._refusal
         try:
             more |= {"server_side_retries_left": 0}
-            answer: requests.Response = super()._op(method, local(path), **more)
+            with self._pace.request():
+                answer: requests.Response = super()._op(method, local(path), **more)
         except exceptions.ConnectionError as error:
             if is_distrust(error):
                 raise untrusted(self._node, self._port, error, self._timing.connect) from error
@@ -152,14 +163,24 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
 
     def refused(self, error: exceptions.HTTPError) -> Refused:
         """The one refusal of our login; from here on nothing is asked, so that no account is locked."""
+        if isinstance(error, exceptions.AccessError):
+            self._account.note(told(error))
+        likely = "one of the two is wrong, or the account is locked; it was tried only once"
+        return self._refused(told(error), likely)
+
+    def _refused(self, words: str, likely: str) -> Refused:
         bmc = self._node.bmc
         self._refusal = Refused(
             f"{bmc.name} ({bmc.address}) refuses the login, user from {bmc.user.reference}, password from "
-            f"{bmc.password.reference}: {told(error)}",
+            f"{bmc.password.reference}: {words}",
             node=self._node.name,
-            likely="one of the two is wrong, or the account is locked; it was tried only once",
+            likely=likely,
         )
         return self._refusal
+
+    def logged_in(self) -> None:
+        """A login was taken: refusals of before are past."""
+        self._account.forget()
 
     @property
     def asked_to_wait(self) -> bool:
@@ -220,8 +241,14 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
             self._not_before = self._timing.busy.now() + seconds
 
     def _is_time(self) -> bool | NotYet:
-        left = self._not_before - self._timing.busy.now()
-        return NotYet(f"{self._node.bmc.name} asks to wait {left:.0f} s more") if left > 0 else True
+        left, bmc = self._not_before - self._timing.busy.now(), self._node.bmc.name
+        if left > self._timing.busy.seconds:
+            most = f"and no more than {self._timing.busy.seconds:g} s are waited for it"
+            raise GaveUp(f"{bmc} asks to wait {left:.0f} s, {most}", node=self._node.name)
+        if left > 0:
+            return NotYet(f"{bmc} asks to wait {left:.0f} s more")
+        pause = self._pace.not_before - self._timing.busy.now()
+        return NotYet(f"{bmc} is slow: it is asked again in {pause:.0f} s") if pause > 0 else True
 
 
 class Login:
@@ -285,6 +312,7 @@ class Login:
         else:
             self._connection.set_http_session_auth(token)
             self.how, self.by_session = "session", True
+            self._connection.logged_in()
 
 
 def json_object(answer: requests.Response) -> dict[str, Json]:
@@ -312,7 +340,7 @@ def never_sent(error: exceptions.ConnectionError) -> bool:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that an answer asks to wait: a number, or a date beside the BMC's own date."""
     given = headers.get("Retry-After", "").strip()
-    if given.isdigit():
+    if given.isascii() and given.isdigit():
         return float(given)
     try:
         until, now = parsedate_to_datetime(given), parsedate_to_datetime(headers.get("Date", ""))

@@ -54,6 +54,10 @@ class Answer(Exception):
         }
 
 
+class Cut(Exception):
+    """A request whose answer ends in the middle."""
+
+
 class Dropped(Exception):
     """A request whose answer never comes: the connection just ends."""
 
@@ -65,6 +69,7 @@ class Faults:
     lose_reset_answer: int = 0
     lose_reset: int = 0
     lose_get: int = 0
+    cut_get: int = 0
     lose_login: int = 0
     busy: list[Answer] = field(default_factory=list)
     """Answers given to the next requests, instead of a look at them."""
@@ -74,7 +79,9 @@ class Faults:
     etag: str = ""
     """How If-Match is asked for: header, body, weak (only taken as strong) or rotating (changes once)."""
     task_polls: int | None = None
-    task_end: str = "Completed"
+    task_end: Any = "Completed"
+    task_in_body: bool = False
+    """The answer of 202 holds the task, and names no monitor."""
     refuse_mode: bool = False
     drop_override: bool = False
     kept_after: int = 0
@@ -266,6 +273,9 @@ class Bmc:
         if self.faults.lose_get:
             self.faults.lose_get -= 1
             raise Dropped
+        if self.faults.cut_get:
+            self.faults.cut_get -= 1
+            raise Cut
         if path == self.system:
             self._time_passes()
         headers = {}
@@ -334,6 +344,8 @@ class Bmc:
         elif not self.faults.drop_override:
             self.boot |= boot
         if self.faults.task_polls is not None:
+            if self.faults.task_in_body:
+                return 202, {}, {"@odata.id": "/tasks/1", "TaskState": "New"}
             return 202, {"Location": "/tasks/1", "Retry-After": "1"}, None
         return 204, {}, None
 
@@ -550,6 +562,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.command, self.path, dict(self.headers), json.loads(raw) if raw else None
             )
         except Dropped:
+            self.close_connection = True
+            return
+        except Cut:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
             self.close_connection = True
             return
         content = (

@@ -14,7 +14,7 @@ from requests.structures import CaseInsensitiveDict
 
 from provision.redfish import connection
 from provision.redfish.trust import Trust
-from tests.unit.redfish_bmc import Bmc, Dropped
+from tests.unit.redfish_bmc import Bmc, Cut, Dropped
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def _answer(bmc: Bmc, request: requests.PreparedRequest) -> requests.Response:
         status, headers, body = bmc.handle(
             str(request.method), request.path_url, {**request.headers}, sent
         )  # fmt: skip
-    except Dropped as error:
+    except (Cut, Dropped) as error:
         raise requests.ConnectionError("the connection ended") from error
     answer = requests.Response()
     text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
