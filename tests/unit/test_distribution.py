@@ -267,6 +267,10 @@ def test_what_no_worker_is_left_for_is_an_error_too(alone: list[str], tmp_path: 
     assert said["not run"] == 3
 
 
+def test_nothing_selected_is_nothing_selected_by_workers_too(tmp_path: Path) -> None:
+    assert verify(tmp_path, "-n", "2", "-k", "no_such_check").returncode == 5
+
+
 def test_enough_failures_end_it_like_those_of_one_process(alone: list[str], tmp_path: Path) -> None:
     result = verify(tmp_path, "-n", "2", "--maxfail", "2")
     assert result.returncode == 1, result.stdout + result.stderr
