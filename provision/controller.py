@@ -98,7 +98,7 @@ class Controller:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif not self._session.interrupted:
             self._tell_lost()
-            if not self._places:
+            if self._died and not self._places:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         xml = self._config.stash.get(xml_key, None)
         if xml is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from provision import controller, inventory, read_only
+from provision.controller import step_of
 from provision.distribution import refuse_paths, workers_asked
 from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
@@ -172,13 +173,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     _leave_out(config, items, [item for item in items if _needless(item, config.stash[SESSION])])
     items.sort(key=lambda item: (_rank(item), item.get_closest_marker("acts") is None))
-    steps = (_step(item) for item in items if item.get_closest_marker("acts"))
+    steps = (step_of(item) for item in items if item.get_closest_marker("acts"))
     config.stash[SESSION].selected = frozenset(step for step in steps if step)
 
 
 def _needless(item: pytest.Item, session: Session) -> bool:
     """Whether the session is not to reach the test's step, or takes away what the check would look for."""
-    if _step(item) == "templates" and session.request.deed == "remove":
+    if step_of(item) == "templates" and session.request.deed == "remove":
         return item.get_closest_marker("acts") is None
     return _rank(item) > session.last_rank
 
@@ -212,15 +213,10 @@ def pytest_runtest_makereport(
         if call.excinfo is not None:
             item.config.stash[SESSION].blame(item, call.excinfo.value)
         if item.get_closest_marker("acts"):
-            item.config.stash.setdefault(FAILED_STEP, _step(item) or STEPS[0])
+            item.config.stash.setdefault(FAILED_STEP, step_of(item) or STEPS[0])
     return report
 
 
-def _step(item: pytest.Item) -> str | None:
-    mark = item.get_closest_marker("step")
-    return str(mark.args[0]) if mark else None
-
-
 def _rank(item: pytest.Item) -> int:
-    step = _step(item)
+    step = step_of(item)
     return STEPS.index(step) if step else len(STEPS)

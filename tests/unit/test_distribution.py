@@ -183,6 +183,39 @@ def test_a_worker_with_other_tests_takes_no_part_and_that_is_told() -> None:
     assert sum(map(len, session.run().values())) == 2
 
 
+CONCERNS = """\
+import json, pathlib
+from provision.distribution import unit_of
+
+def pytest_collection_finish(session):
+    found = {item.nodeid.rpartition("/")[2]: unit_of(item) for item in session.items}
+    pathlib.Path(__file__).with_suffix(".json").write_text(json.dumps(found))
+"""
+
+
+def test_what_checks_ask_for_decides_which_machine_they_concern(tmp_path: Path) -> None:
+    (tmp_path / "concerns.py").write_text(CONCERNS)
+    run_pytest(tmp_path, "-m", "verify", "--collect-only", "-q", "-p", "concerns", PYTHONPATH=str(tmp_path))
+    found = json.loads((tmp_path / "concerns.json").read_text())
+    assert set(found.values()) == {"node1", "node2", "node3", "node4", "the server", "the lab"}
+    wanted = {
+        "check_mtu.py::test_mtu_of_bridge[node2-storage]": "node2",
+        "check_mtu.py::test_largest_packet_passes[node3-node1-storage]": "node3",
+        "check_answer.py::test_installer_takes_it[node4]": "node4",
+        "check_bmc.py::test_node_is_on[node2]": "node2",
+        "check_cluster.py::test_api_agrees[node3]": "node3",
+        "check_dns.py::test_name_has_its_address[node1.lab.example.net]": "the server",
+        "check_boot_files.py::test_boot_script_of_node[node2-boot]": "the server",
+        "check_network.py::test_reaches_the_world_by_nat[node2]": "the lab",
+        "check_ssh.py::test_host_key_is_no_other_nodes[node2]": "the lab",
+        "check_ceph.py::test_monitor_of_node[node2]": "the lab",
+        "check_ceph_pools.py::test_an_image_written_on_one_node_is_read_on_another[rbd]": "the lab",
+        "check_templates.py::test_snippet_is_on_node[node2-ubuntu-24.04]": "the lab",
+        "check_overview.py::test_overview": "the lab",
+    }
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
 DYING = """\
 import os, pytest
 
@@ -265,6 +298,10 @@ def test_what_no_worker_is_left_for_is_an_error_too(alone: list[str], tmp_path: 
     assert cases(tmp_path) == alone
     said = Counter(text.partition(":")[0] for text in errors(tmp_path).values())
     assert said["not run"] == 3
+
+
+def test_nothing_selected_is_nothing_selected_by_workers_too(tmp_path: Path) -> None:
+    assert verify(tmp_path, "-n", "2", "-k", "no_such_check").returncode == 5
 
 
 def test_enough_failures_end_it_like_those_of_one_process(alone: list[str], tmp_path: Path) -> None:
