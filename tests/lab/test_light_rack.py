@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -38,17 +37,6 @@ def test_it_is_proved_without_an_install(light: Lab) -> None:
     assert len(cases) == NODES * (27 + 2 * 2 * 2)
     assert "mtu::test_largest_packet_passes[node18-node01-storage]" in cases
     assert "mtu::test_largest_packet_passes[node18-node09-storage]" in cases
-
-
-def watchers() -> int:
-    """How many inotify instances there are on this machine."""
-    found = 0
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            found += str(descriptor.readlink()) == "anon_inode:inotify"
-        except OSError:  # the process, or the file that it had open, is no more
-            continue
-    return found
 
 
 def test_its_nodes_are_separate_and_touch_nothing_of_this_machine(light: Lab) -> None:
