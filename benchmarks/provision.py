@@ -117,10 +117,11 @@ class _Run:
     @property
     def moments(self) -> dict[str, dict[str, float]]:
         """Seconds from there until each node first came to each phase."""
+        start = self.reset
         found: dict[str, dict[str, float]] = {kind: {} for kind in ENDED}
         for event in self.events:
             if event["kind"] in found and event["node"]:
-                found[event["kind"]].setdefault(event["node"], event["time"] - self.reset)
+                found[event["kind"]].setdefault(event["node"], event["time"] - start)
         return {kind: moments for kind, moments in found.items() if moments}
 
     @property

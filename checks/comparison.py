@@ -133,5 +133,5 @@ def _keep(run: Run, lab: Lab, machines: Machines, names: Iterable[str], *, green
 
 
 def _is_reached(lab: Lab, machines: Machines, name: str) -> bool:
-    place = lab.primary.name if name == CLUSTER and lab.cluster else name
+    place = rack_facts.asked_for_cluster(lab) if name == CLUSTER and lab.proxmox.nodes else name
     return place in machines.reached

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from copy import copy
 from time import gmtime, strftime
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-from checks.rack_facts import subjects_of
-from provision.baseline import Kept
 from provision.drift import Difference, told
 from provision.session import SESSION
+
+if TYPE_CHECKING:
+    from provision.baseline import Kept
 
 WORDS = {"green": "green run", "accepted": "accepted in run"}
 
@@ -34,6 +36,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash.get(SESSION, None)
     if session is None or "subject" not in metafunc.fixturenames:
         return
+    from checks.rack_facts import subjects_of  # noqa: PLC0415 (collecting other checks needs none of it)
+
     cases = [
         pytest.param((machine, subject), marks=pytest.mark.step(step), id=f"{machine}-{subject}")
         for machine, subject, step in subjects_of(session.written, session.node_names)

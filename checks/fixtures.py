@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from provision import state
+from provision.distribution import unit_of
 from provision.inventory.light import LIGHT
 from provision.run import NoEvidence, Run
 from provision.session import SESSION
@@ -137,7 +138,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from checks.readings import Asking  # noqa: PLC0415 (the project's own tests need none)
 
         fresh = item.get_closest_marker("fresh") is not None
-        item.config.stash[ASKING] = Asking(item.nodeid, fresh=fresh)
+        item.config.stash[ASKING] = Asking(item.nodeid, unit_of(item), fresh=fresh)
 
 
 def _is_of_an_unasked_part(item: pytest.Item, lab: Lab) -> bool:
@@ -234,15 +235,22 @@ def readings(request: pytest.FixtureRequest, run: Run, machines: Machines) -> It
     from checks.readings import Readings  # noqa: PLC0415
 
     questions, stash = Questions(state.folder(run.lab) / FILE), request.config.stash
-    # A worker of pytest-xdist does not know which checks it will be given, so it asks when they come.
-    alone = not hasattr(request.config, "workerinput")
+    items, alone = request.session.items, not hasattr(request.config, "workerinput")
     with Readings(questions, lambda: stash[ASKING], shared=not run.acting) as readings:
         if alone and not run.acting:
-            items = request.session.items
             readings.begin([item.nodeid for item in items], _reached_by(items), _by_name(machines))
+        elif not alone:
+            readings.begin_later(_by_unit(items))
         yield readings
     if alone:
         questions.save()
+
+
+def _by_unit(items: Sequence[pytest.Item]) -> dict[str, list[str]]:
+    units: dict[str, list[str]] = {}
+    for item in items:
+        units.setdefault(unit_of(item), []).append(item.nodeid)
+    return units
 
 
 def _by_name(machines: Machines) -> Callable[[str], Remote]:

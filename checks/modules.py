@@ -20,6 +20,7 @@ EVERYWHERE = {False: "0.0.0.0", True: "::"}  # noqa: S104 (as ss writes it)
 """The address of all, in IPv4 and in IPv6."""
 
 OPTIONS = {"tcp": "-t", "udp": "-u", "unix": "-x"}
+FAMILIES = {"inet": "-4", "inet6": "-6"}
 
 
 class File(GNUFile):  # type: ignore[misc] # testinfra is not typed
@@ -55,7 +56,7 @@ class Interface(LinuxInterface):  # type: ignore[misc]
 
     @property
     def _ip(self) -> str:
-        return f"ip -f {self.family}" if self.family else "ip"
+        return f"ip {FAMILIES[self.family]}" if self.family else "ip"
 
     @property
     def link(self) -> dict[str, Any]:

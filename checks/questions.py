@@ -5,7 +5,7 @@ It only foretells: a check that asks something else is answered all the same, on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +26,7 @@ class Questions:
         self._before = _read(path)
         self._now: Asked = {}
 
-    def foreseen(self, checks: Iterable[str]) -> Mapping[str, list[str]]:
+    def foreseen(self, checks: Iterable[str]) -> dict[str, list[str]]:
         """The commands that these checks are likely to ask, each once, by machine, in the checks' order."""
         found: dict[str, dict[str, None]] = {}
         for check in checks:

@@ -13,7 +13,6 @@ from provision.baseline import CLUSTER, Reading
 from provision.errors import LabError
 from provision.inventory import Lab, Node
 from provision.machines import Machines
-from provision.redfish import Board, Timing
 from provision.remote import Remote
 from provision.together import together
 
@@ -57,7 +56,7 @@ def read(lab: Lab, machines: Machines, name: str, identified: Identified | None 
     `identified` is what BMCs said of their nodes in this run, where they were: then none is asked again.
     """
     if name == CLUSTER:
-        return _read_cluster(lab, machines.node(_asked_for_cluster(lab)))
+        return _read_cluster(lab, machines.node(asked_for_cluster(lab)))
     if name == SERVER:
         return _told(name, _run(machines.server, "machine_facts"))
     return _read_node(lab.nodes[name], machines.node(name), (identified or {}).get(name))
@@ -79,13 +78,13 @@ def read_all(
     return readings, {name: str(error) for name, error in outcomes.items() if isinstance(error, LabError)}
 
 
-def _has(lab: Lab, subject: str) -> bool:
-    return not (subject == "ceph" and lab.ceph is None)
-
-
-def _asked_for_cluster(lab: Lab) -> str:
+def asked_for_cluster(lab: Lab) -> str:
     """The node that is asked what all share: the primary, or the only one where there is no cluster."""
     return lab.primary.name if lab.cluster else next(iter(lab.proxmox.nodes))
+
+
+def _has(lab: Lab, subject: str) -> bool:
+    return not (subject == "ceph" and lab.ceph is None)
 
 
 def _run(machine: Remote, script: str) -> dict[str, Any]:
@@ -132,6 +131,8 @@ def _of_bmc(node: Node, identified: Mapping[str, Any] | None) -> Reading:
     if identified is not None:
         firmware = {"BMC": identified.get("bmc_firmware"), "BIOS by the BMC": identified.get("bios")}
         return Reading(node.name, {"firmware": firmware})
+    from provision.redfish import Board, Timing  # noqa: PLC0415 (collecting needs none)
+
     try:
         with Board(node, timing=Timing.within(BMC_SECONDS)) as board:
             found = board.identity()

@@ -459,8 +459,11 @@ class _Forming:
     def _unseen_by(self, name: str, members: Sequence[str]) -> str | None:
         """Which member does not have the node in a quorate, complete cluster yet; None when all have."""
         expected = {*members, name}
-        for member in members:
-            view = self._session(member).status()
+        asked = {member: member for member in members}
+        views = together(asked, lambda member: settling(lambda: self._session(member).status()))
+        for member, view in views.items():
+            if isinstance(view, NotYet):
+                return f"{member} does not tell: {view.seen}"
             if not view.quorate or view.online != expected:
                 quorum = "quorate" if view.quorate else "without quorum"
                 return f"{member} is {quorum} and sees {', '.join(sorted(view.online))} online"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 RUN, CONCERNS, OPENED = "rackproof_run", "rackproof_concerns", "rackproof_opened"
 """What a worker is given: the run it is part of, and a channel on which it says what its tests concern.
 And what it leaves: the machines that it connected to."""
+RESTARTS = 2
+"""How often, for each worker, one that died is replaced, unless --max-worker-restart says otherwise."""
 
 
 class Controller:
@@ -32,10 +35,14 @@ class Controller:
         self._places: dict[str, int] = {}
         self._cases: dict[int, int] = {}
         self._ended: set[str] = set()
+        self._died: dict[str, str] = {}
         if config.option.numprocesses:
             # Every worker costs a second, and more than there are units have nothing to do.
             config.option.tx = config.option.tx[: len(session.node_names) + len((SERVER, WHOLE))]
         session.workers = len(workers_asked(config))
+        if config.option.maxworkerrestart is None:
+            # Without a limit, one that cannot begin, as for want of a secret, would be begun anew for ever.
+            config.option.maxworkerrestart = str(RESTARTS * session.workers)
 
     def pytest_sessionstart(self) -> None:
         """The run begins before any worker."""
@@ -81,7 +88,8 @@ class Controller:
         left: dict[str, list[str]] = getattr(node, "workeroutput", {})
         self._session.opened_by_workers += Counter(left.get(OPENED, ()))
         if error and self._run and not self._session.interrupted:
-            self._run.say("worker-died", f"worker {node.gateway.id} died: {error}")
+            self._died[node.gateway.id] = _reason(error)
+            self._run.say("worker-died", f"worker {node.gateway.id} died: {_reason(error)}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -90,13 +98,18 @@ class Controller:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif not self._session.interrupted:
             self._tell_lost()
+            if not self._places:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         xml = self._config.stash.get(xml_key, None)
         if xml is not None:
             xml.node_reporters_ordered.sort(key=lambda case: self._cases.get(id(case), -1))
         self._running.close()
 
     def _tell_lost(self) -> None:
-        """A test that no worker was left for is an error of its own."""
+        """A test that no worker was left for is an error; where none could begin, each worker is one."""
+        for worker, reason in self._died.items() if not self._places else ():
+            never_begun = pytest.CollectReport(f"worker {worker}", "failed", reason, [])
+            self._config.hook.pytest_collectreport(report=never_begun)
         for test in [test for test in self._places if test not in self._ended]:
             place = test.partition("::")[0]
             said = "not run: the workers died, and --max-worker-restart allows no more"
@@ -104,6 +117,13 @@ class Controller:
                 test, (place, None, place), {}, "failed", said, "setup", step=self._concerns[test][1]
             )
             self._config.hook.pytest_runtest_logreport(report=report)
+
+
+def _reason(error: object) -> str:
+    """Why a worker ended: the end of its traceback, where it left one."""
+    lines = str(error).strip().splitlines()
+    raised = [number for number, line in enumerate(lines) if re.match(r"[\w.]+: ", line)]
+    return "\n".join(lines[raised[-1] if raised else -1 :]).removeprefix("pytest.UsageError: ")
 
 
 class Part:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from provision.errors import LabError
 from provision.inventory import Lab, Node
+from provision.inventory.light import LIGHT
 from provision.machines import Machines
 from provision.redfish import Board, Timing
 from provision.remote import Remote
@@ -76,6 +77,8 @@ def _node(lab: Lab, machines: Machines, name: str) -> Iterator[tuple[str, str]]:
         text = unreachable or _said(partial(_ask_node, machines, name, commands))
         unreachable = text if text.startswith("not to be had") else None
         yield file, text
+    if node.kind == LIGHT:  # it has no BMC, and no server installed it
+        return
     yield "dhcp.txt", _said(lambda: _ask(machines.server, _heard_of(node)))
     yield "bmc.txt", _said(lambda: _board(node))
 

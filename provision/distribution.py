@@ -11,6 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -45,6 +46,17 @@ def workers_asked(config: pytest.Config) -> list[str]:
     from xdist.workermanage import parse_tx_spec_config  # type: ignore[import-untyped]  # noqa: PLC0415
 
     return list(parse_tx_spec_config(config))
+
+
+def refuse_paths(config: pytest.Config) -> None:
+    """Raise UsageError where pytest-xdist would copy an option's path to a worker elsewhere, as tests."""
+    elsewhere = [spec for spec in workers_asked(config) if not spec.startswith("popen") or "chdir=" in spec]
+    paths = [word for word in map(str, config.invocation_params.args) if Path(word).exists()]
+    if elsewhere and paths:
+        raise pytest.UsageError(
+            f"{paths[0]}: pytest-xdist takes this for tests that it is to copy to the worker {elsewhere[0]}: "
+            f"write an option's path behind =, as in --lab={paths[0]}"
+        )
 
 
 class Worker(Protocol):

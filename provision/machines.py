@@ -66,7 +66,8 @@ class Machines:
     def reached(self) -> frozenset[str]:
         """Those that there is a connection to."""
         with self._lock:
-            return frozenset(self._open)
+            opened = dict(self._open)
+        return frozenset(name for name, one in opened.items() if one.done() and one.exception() is None)
 
     @property
     def nodes(self) -> Mapping[str, Remote]:

@@ -20,6 +20,7 @@ DEFAULT_OUT = ROOT / "reports" / "out"
 SHAPES = ("slack", "matrix", "json")
 """The shapes of webhooks that can be told."""
 WHEN = ("always", "bad", "change")
+MOST_MINUTES = 7 * 24 * 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,7 +67,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--accept", action="store_true", help="with --drift: what stands now is what later runs compare with"
     )
     group.addoption("--reason", metavar="TEXT", help="with --accept: why; it is kept")
+    group.addoption(
+        "--watch", type=_minutes, metavar="MINUTES",
+        help="repeat -m verify that often until it is interrupted, and tell what changes",
+    )  # fmt: skip
     group.addoption("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="where reports go")
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < MOST_MINUTES:
+        raise ArgumentTypeError(f'"{text}" is no number of minutes, such as 5 or 0.5')
+    return minutes
 
 
 def _webhook(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from provision import automation_key, machines, secrets
+from provision import automation_key, machines, pace, secrets, server_media
 from provision.inventory import Lab
 from provision.remote import Remote
 from provision.server_diff import apts_own, diffs, summary
@@ -58,12 +58,23 @@ def _later(lab: Lab, nodes: list[str]) -> dict[str, str]:
     """A line for every step that acts on nodes: what it finds there is known only when it acts."""
     names = ", ".join(nodes)
     return {
-        "power": f"proves {names} by serial number and MACs, lets each install, resets it to the network",
+        "power": f"proves {names} by serial number and MACs, lets each install, resets it to the network"
+        f"{_paced(lab, nodes)}",
         "install": f"installs {', '.join(_systems(lab, nodes))}, on a disk that is wiped for it",
         "cluster": f"joins all nodes that are not in it into the cluster {lab.cluster and lab.cluster.name}",
         "ceph": "makes what is missing of the daemons, OSDs, pools and storages",
         "templates": f"makes what is not right of {len(lab.templates)} templates, and tries each",
     }
+
+
+def _paced(lab: Lab, nodes: list[str]) -> str:
+    """How resets are held back, as far as the lab file tells: the server is asked for its link only then."""
+    chosen = lab.model_copy(update={"nodes": {name: lab.nodes[name] for name in nodes}})
+    try:
+        known = pace.pace(chosen, server_media.sizes(chosen), None)
+    except FileNotFoundError:  # an installer that is still to be fetched
+        return ""
+    return f"; {known}" if known.holds else ""
 
 
 def _systems(lab: Lab, nodes: list[str]) -> Iterator[str]:

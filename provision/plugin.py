@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from provision import controller, inventory, read_only
-from provision.distribution import workers_asked
+from provision.distribution import refuse_paths, workers_asked
 from provision.errors import InventoryError, LabError, RackproofError, WriteRefused
 from provision.run import STEPS
-from provision.session import SESSION, Mode, Request, Session, point_latest
+from provision.session import NAMED, SESSION, Mode, Request, Session, point_latest
 
 FAILED_STEP = pytest.StashKey[str]()
 ROOT = Path(__file__).parent.parent
@@ -117,6 +117,7 @@ def _mode(config: pytest.Config) -> Mode | None:
             f"--dist {config.option.dist}: checks are shared out by machines, "
             "so that each worker logs in to its own: drop --dist"
         )
+    refuse_paths(config)
     return SELECTIONS[selection]
 
 
@@ -142,7 +143,7 @@ def _request(config: pytest.Config, mode: Mode) -> Request:
         from_step=option.from_step, until_step=option.until_step, only_step=only_step,
         resume=option.resume, wait=60 * option.wait, out=option.out, deed=option.templates or "create",
         plan=option.plan, notify=tuple(option.notify), notify_when=option.notify_when,
-        run_id=worker.get(controller.RUN), drift=option.drift,
+        run_id=worker.get(controller.RUN), named=os.environ.get(NAMED), drift=option.drift,
         whole=config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and not (option.keyword or option.deselect),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from provision import automation_key, hold, inventory, remote, secrets, spans, state
-from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed
+from provision.errors import InventoryError, LabError, Mistake, NodesFailed, NotAllowed, WriteRefused
 from provision.run import STEPS, Run
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["provision", "verify"]
 
+NAMED = "RACKPROOF_RUN"
+"""The environment variable by which `--watch` names the run of a pass, which then is no watch itself."""
 TOGETHER = frozenset({"power", "install"})
 """A reset node must be let install by the same run, or it is left without a system."""
 
@@ -56,6 +58,7 @@ class Request:
     notify: tuple[str, ...] = ()
     notify_when: str = "always"
     run_id: str | None = None
+    named: str | None = None
     drift: bool = False
     whole: bool = True
 
@@ -85,7 +88,7 @@ class Session:
         Raises InventoryError, or NotAllowed when the leave to destroy is missing.
         """
         lab = inventory.load(request.lab)
-        session = cls(request, lab, request.run_id or new_run_id())
+        session = cls(request, lab, request.run_id or request.named or new_run_id())
         session._check_words()
         if request.mode == "provision" and not request.plan:
             session._check_leave()
@@ -221,7 +224,12 @@ class Session:
         return set(self.node_names) & theirs.keys() <= evidence.nodes.keys()
 
     def blame(self, item: pytest.Item, error: BaseException) -> None:
-        """Note which machines a failed test names: by its error, else by its case, else those asked first."""
+        """Note which machines a failed test names: by its error, else by its case, else those asked first.
+
+        That a check would have written is no machine's fault.
+        """
+        if isinstance(error, WriteRefused):
+            return
         errors = error.node_errors if isinstance(error, NodesFailed) else [error]
         names = {each.node for each in errors if isinstance(each, LabError) and each.node}
         params: dict[str, object] = item.callspec.params if hasattr(item, "callspec") else {}

@@ -92,6 +92,13 @@ class Patience:
             pause = min(pause * 1.5, self.most)
 
 
+def until_then(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait for a moment itself: nothing is asked meanwhile, and nobody is late."""
+    while not deadline.expired:
+        _go_on()
+        sleep(min(deadline.remaining, NOTICE))
+
+
 class Signal:
     """Wakes whoever waits for a change of something that several threads look at."""
 

@@ -17,7 +17,12 @@ from reports.story import Story, duration
 def write_event(folder: Path, event: Event) -> None:
     """Add an event to events.jsonl, at once: it is there even if the run is killed."""
     with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(event), sort_keys=True) + "\n")
+        file.write(_line(event))
+
+
+def write_events(folder: Path, events: Iterable[Event]) -> None:
+    """All events of a run, in the place of what events.jsonl has of them."""
+    (folder / "events.jsonl").write_text("".join(map(_line, events)), encoding="utf-8")
 
 
 def write_summary(folder: Path, run: str, story: Story, changes: Changes | None = None) -> None:
@@ -49,6 +54,10 @@ def write_nodes(folder: Path, nodes: Iterable[str], evidence: Iterable[Evidence]
         if facts:
             (folder / name).mkdir(exist_ok=True)
             (folder / name / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _line(event: Event) -> str:
+    return json.dumps(asdict(event), sort_keys=True) + "\n"
 
 
 def _step(story: Story, name: str) -> dict[str, Any]:

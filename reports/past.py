@@ -90,7 +90,9 @@ def read(path: Path, lab: str | None = None) -> Record:
 def of_folder(folder: Path) -> Record:
     """The run whose report is in this folder: its summary, its events, and its JUnit file for the cases."""
     told = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    told_events = folder / "events.jsonl"
+    # Checks that reach no machine begin no run.
+    lines = told_events.read_text(encoding="utf-8").splitlines() if told_events.exists() else []
     events = [Event(**json.loads(line)) for line in lines]
     junit = of_junit(folder / "junit.xml", told["lab"])
     began = next((event.time for event in events), junit.run.began)

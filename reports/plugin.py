@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Generator, Iterable, Iterator
@@ -15,7 +16,7 @@ from _pytest.junitxml import xml_key
 from provision.errors import LabError, RackproofError
 from provision.run import STEPS
 from provision.secrets import revealed
-from provision.session import SESSION, Session
+from provision.session import NAMED, SESSION, Session
 from reports.story import Outcome, Result, Story
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ class Telling:
 
         self._secrets = revealed(self._session.written) | run.secrets
         self._events = run.ledger.events(run=run.id)
+        if self._session.workers:
+            # What a worker said has come past this process.
+            files.write_events(self._session.folder, self._events)
         self._story.sum_up(self._events)
         self._changes = changes.of_run(run)
         evidence = [found for step in STEPS if (found := run.ledger.recall(run.lab, step))]
@@ -157,6 +161,20 @@ class Telling:
         if xml is not None:
             for name, value in properties(self._session, evidence):
                 xml.add_global_property(name, value)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """In place of a session, `--watch` begins one after the other."""
+    option = config.option
+    if option.watch is None or NAMED in os.environ or option.help or option.collectonly or option.setupplan:
+        return None
+    if option.markexpr != "verify":
+        raise pytest.UsageError(
+            "--watch repeats -m verify, which only reads: give both, and nothing else by -m"
+        )
+    from reports.watch import watch  # noqa: PLC0415
+
+    return watch(config)
 
 
 @pytest.hookimpl(trylast=True)

@@ -116,19 +116,20 @@ class Lab:
             ledger.close()
 
     def pytest(self, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        return self.run(*self._command, *arguments, timeout=timeout)
+        return self.run(*self.command, *arguments, timeout=timeout)
 
     def start_pytest(self, *arguments: str) -> subprocess.Popen[str]:
         self.whole = False
         # What is read while it runs is its own report, and not that of the run before.
         self.report.unlink(missing_ok=True)
         return subprocess.Popen(
-            [*self._command, *arguments], cwd=ROOT, env=self.environment, text=True, start_new_session=True,
+            [*self.command, *arguments], cwd=ROOT, env=self.environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     @property
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
+        """The command line of a session, as far as it is the same for all of this lab."""
         out = ("--out", str(self.folder / "out"))
         pytest = [sys.executable, "-m", "pytest", "-c", "pyproject.toml"]
         return [*self.prefix, *pytest, *out, *self.arguments]

@@ -91,7 +91,8 @@ def _status(given: argparse.Namespace) -> int:
     places, plan = _standing(given)
     print(f"rack {places.instance}, lab {plan.lab}, in {places.rack}")
     print(status.table(status.rows(places, plan)))
-    print(status.dashboard(places, plan))
+    if not plan.is_light:
+        print(status.dashboard(places, plan))
     return 0
 
 
@@ -101,13 +102,22 @@ def _exec(given: argparse.Namespace) -> int:
     if name == network.LAB:
         _become(["nsenter", f"--net={places.namespace(network.LAB)}", "--", *command])
     machine = _machine(plan, name)
-    leader = control.ask(places.board(machine.name), {"do": "state"})["leader"]
+    leader = _leader(places, machine)
     if leader is None:
         raise LabError("no system runs on it", node=machine.name)
     inside = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/root"]
     # What this process is told by its own environment means nothing in there.
     clean = ["env", "-i", f"PATH={_PATH}", "HOME=/root", f"TERM={os.environ.get('TERM', 'dumb')}"]
     _become(["nsenter", f"--target={leader}", *inside, "--", *clean, *_NO_MORE, *command])
+
+
+def _leader(places: Places, machine: MachinePlan) -> int | None:
+    """The first process of the system that runs on it."""
+    if machine.light:
+        running: dict[str, int] = control.ask(places.supervisor, {"do": "state"})["running"]
+        return running.get(machine.name)
+    leader: int | None = control.ask(places.board(machine.name), {"do": "state"})["leader"]
+    return leader
 
 
 # nsenter keeps this process's capabilities, which are the host's: a command in a machine has no more than
@@ -126,6 +136,8 @@ def _console(given: argparse.Namespace) -> int:
 def _power(given: argparse.Namespace) -> int:
     places, plan = _standing(given)
     machine = _machine(plan, given.machine)
+    if machine.light:
+        raise LabError("it is light: it has no board, and is on while the rack stands", node=machine.name)
     action = POWER.get(given.action.lower(), given.action)
     state = control.ask(places.board(machine.name), {"do": "power", "action": action})
     print(f"{machine.name}: {action}; power {state['power']}, {state['phase']}")

@@ -14,8 +14,13 @@ T = TypeVar("T")
 
 # <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+MS_RDONLY = 1
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 2
@@ -50,6 +55,14 @@ def unmount(target: Path) -> None:
     _checked(_libc.umount2(bytes(target), MNT_DETACH), f"umount {target}")
 
 
+def pivot(root: Path) -> None:
+    """Make `root` the root of this process's own mounts, and let go of all others (pivot_root(2))."""
+    os.chdir(root)
+    _checked(_libc.pivot_root(b".", b"."), f"pivot_root {root}")
+    unmount(Path())
+    os.chdir("/")
+
+
 def watchers(wanted: int) -> int:
     """How many of `wanted` inotify instances this user may still have: they are tried, and given back."""
     made: list[int] = []
@@ -67,6 +80,18 @@ def own_mounts() -> None:
     """
     unshare(CLONE_NEWNS)
     mount("none", Path("/"), None, MS_REC | MS_SLAVE)
+
+
+def fork_into_own_pids() -> int:
+    """fork(2) of a child that is the first process of a PID namespace; later children are as before."""
+    own = Path("/proc/self/ns/pid")
+    descriptor = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
+    unshare(CLONE_NEWPID)
+    process = os.fork()
+    if process:
+        _checked(_libc.setns(descriptor, CLONE_NEWPID), f"setns {own}")
+    os.close(descriptor)
+    return process
 
 
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:

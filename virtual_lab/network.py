@@ -13,7 +13,7 @@ from provision.errors import LabError
 from provision.inventory.words import MANAGEMENT
 from virtual_lab.kernel import within
 from virtual_lab.places import Places
-from virtual_lab.plan import INTERNET, WAN, Cable, MachinePlan, RackPlan
+from virtual_lab.plan import INTERNET, WAN, Cable, MachinePlan, RackPlan, made_up_mac
 
 LAB = "lab"
 JUMBO = 9000
@@ -23,7 +23,8 @@ JUMBO = 9000
 def parts(plan: RackPlan) -> list[str]:
     """The rack's namespaces, by the names that Places.namespace takes."""
     consoles = [f"{machine.name}-bmc" for machine in plan.nodes]
-    return [LAB, WAN, *(machine.name for machine in plan.machines), *consoles]
+    outside = () if plan.is_light else (WAN,)
+    return [LAB, *outside, *(machine.name for machine in plan.machines), *consoles]
 
 
 def standing(places: Places, plan: RackPlan) -> bool:
@@ -36,15 +37,39 @@ def build(places: Places, plan: RackPlan) -> None:
     """Make every namespace, switch and cable; raises LabError when `ip` refuses."""
     names = {part: places.namespace_name(part) for part in parts(plan)}
     _ip(None, [f"netns add {name}" for name in names.values()])
-    for name in (names[LAB], names[WAN], *(names[f"{node.name}-bmc"] for node in plan.nodes)):
-        _ip(name, ["link set lo up"])
-    _ip(names[LAB], [*_switches(plan), *_cables(plan, names)])
-    line = next(cable.port for cable in plan.server.cables if cable.network == WAN)
-    _ip(names[WAN], [f"addr add {INTERNET} brd + dev {line}", f"link set {line} up"])
+    _ip(names[LAB], ["link set lo up", *_switches(plan), *_cables(plan, names)])
     for node in plan.nodes:
-        _ip(names[f"{node.name}-bmc"], _bmc_port(plan, node))
-    within(places.namespace(WAN), as_delivered)
+        _ip(names[f"{node.name}-bmc"], ["link set lo up", *_bmc_port(plan, node)])
+    if plan.is_light:
+        _ip(names[LAB], _neighbours(plan))
+    else:
+        _build_internet(places, plan)
     _mark(places).touch()
+
+
+def harness_mac(plan: RackPlan) -> str:
+    """The MAC of the harness's own end of the management network."""
+    return made_up_mac(plan.lab, "harness")
+
+
+def _neighbours(plan: RackPlan) -> list[str]:
+    """Light nodes as neighbours that are known for good, and count for nothing.
+
+    All namespaces of a kernel share 1024 others (gc_thresh3, which only the host can set): hundreds of nodes
+    that ask each other for addresses run out of them, and their packets are lost.
+    """
+    switch = plan.networks[MANAGEMENT]
+    return [
+        f"neigh add {machine.address} lladdr {machine.cables[0].mac} dev {switch} nud permanent"
+        for machine in plan.machines
+    ]
+
+
+def _build_internet(places: Places, plan: RackPlan) -> None:
+    line = next(cable.port for cable in plan.server.cables if cable.network == WAN)
+    lines = ["link set lo up", f"addr add {INTERNET} brd + dev {line}", f"link set {line} up"]
+    _ip(places.namespace_name(WAN), lines)
+    within(places.namespace(WAN), as_delivered)
 
 
 def plugged(places: Places, cable_port: str, *, in_place: bool) -> None:
@@ -66,7 +91,8 @@ def _mark(places: Places) -> Path:
 def _switches(plan: RackPlan) -> list[str]:
     lines = []
     for network, bridge in plan.networks.items():
-        lines += [f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
+        own = f"address {harness_mac(plan)} " if network == MANAGEMENT else ""
+        lines += [f"link add {bridge} {own}type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
         lines += [f"link set {bridge} mtu {JUMBO} up"]
         lines += (
             [f"addr add {plan.harness}/{plan.prefix} brd + dev {bridge}"] if network == MANAGEMENT else []

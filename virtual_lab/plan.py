@@ -20,7 +20,7 @@ from provision.errors import InventoryError, Mistake
 from provision.inventory.boot_chains import Firmware
 from provision.inventory.models import Lab, Node
 from provision.inventory.words import MANAGEMENT
-from virtual_lab import drives
+from virtual_lab import drives, light
 from virtual_lab.hardware import Dmi, Hardware, RealFirmware
 from virtual_lab.places import SERVER, Places
 
@@ -55,7 +55,8 @@ class MachinePlan:
     """One machine; the server has no console. The drives are what was asked for (drives.Asked).
 
     `image` is what its disk lies over: of a node whose system is not Proxmox, that system's own.
-    `firmware` is the real firmware that boots it from network; None plays UEFI.
+    `firmware` is the real firmware that boots it from network; None plays UEFI. A light node, with `light`,
+    has no disk, no console, and the server's image.
     """
 
     name: str
@@ -68,6 +69,7 @@ class MachinePlan:
     osd_drives: tuple[Mapping[str, str], ...] = ()
     image: Literal["node", "ubuntu", "server"] = "node"
     firmware: Firmware | None = None
+    light: light.Light | None = None
 
     def cable(self, link: str) -> Cable | None:
         """The cable on a NIC, or to a network, of that name."""
@@ -87,13 +89,18 @@ class RackPlan:
 
     @property
     def nodes(self) -> tuple[MachinePlan, ...]:
-        """The machines with a console: all but the server."""
+        """The machines with a console: all but the server, and no light ones."""
         return tuple(machine for machine in self.machines if machine.console is not None)
 
     @property
+    def is_light(self) -> bool:
+        """Whether it is made of light nodes: it has neither a server nor an internet then."""
+        return any(machine.light for machine in self.machines)
+
+    @property
     def server(self) -> MachinePlan:
-        """The provisioning server."""
-        return next(machine for machine in self.machines if machine.console is None)
+        """The provisioning server, which a rack of light nodes has not."""
+        return next(machine for machine in self.machines if machine.name == SERVER)
 
     @property
     def has_real_firmware(self) -> bool:
@@ -131,7 +138,10 @@ def plan(lab: Lab) -> RackPlan:
         gateway=str(lab.management.gateway or lab.server.address),
         harness=str(_harness_address(lab)),
         networks=bridges,
-        machines=(_server(lab), *(_node(lab, node) for node in lab.nodes.values())),
+        machines=(
+            *(() if lab.is_light else (_server(lab),)),
+            *(_node(lab, node) for node in lab.nodes.values()),
+        ),
     )
 
 
@@ -219,17 +229,20 @@ def _server(lab: Lab) -> MachinePlan:
 def _node(lab: Lab, node: Node) -> MachinePlan:
     # The NIC that boots is the first: firmware tries them in this order.
     names = sorted(node.addresses, key=lambda name: name != MANAGEMENT)
-    bmc = node.bmc
-    console = Console(
-        bmc.name, str(bmc.address), bmc.mac or made_up_mac(lab.name, bmc.name), short("b-", node.name)
-    )
+    own = light.asked_for(lab, node)
     return MachinePlan(
         node.name, node.fqdn, str(node.management), tuple(_cable(lab, node, name) for name in names),
-        serial=node.serial or _serial(lab.name, node.name), console=console,
+        serial=node.serial or _serial(lab.name, node.name), console=None if own else _console(lab, node),
         drive=drives.system_asked_for(node), osd_drives=tuple(drives.osds_asked_for(lab, node)),
-        image="node" if node.is_proxmox else "ubuntu",
+        image="server" if own else "node" if node.is_proxmox else "ubuntu", light=own,
         firmware=node.firmware if node.real_firmware else None,
     )  # fmt: skip
+
+
+def _console(lab: Lab, node: Node) -> Console:
+    bmc = node.bmc
+    mac = bmc.mac or made_up_mac(lab.name, bmc.name)
+    return Console(bmc.name, str(bmc.address), mac, short("b-", node.name))
 
 
 def _cable(lab: Lab, node: Node, network: str) -> Cable:
@@ -275,4 +288,5 @@ def _machine(raw: dict[str, Any]) -> MachinePlan:
     cables = tuple(Cable(**cable) for cable in raw["cables"])
     console = Console(**raw["console"]) if raw["console"] else None
     osds = tuple(raw.get("osd_drives", ()))
-    return MachinePlan(**{**raw, "cables": cables, "console": console, "osd_drives": osds})
+    own = light.loaded(raw["light"]) if raw.get("light") else None
+    return MachinePlan(**{**raw, "cables": cables, "console": console, "osd_drives": osds, "light": own})

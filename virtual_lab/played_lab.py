@@ -17,7 +17,7 @@ from provision.inventory.models import (
     Template,
 )
 from provision.inventory.secret import Secret, SecretMissing
-from virtual_lab import internet, keys, media
+from virtual_lab import internet, keys, light, media
 from virtual_lab.places import Places
 from virtual_lab.plan import INTERNET
 
@@ -39,6 +39,7 @@ def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: st
     own = credentials(places)
     public = places.ssh_key.with_suffix(".pub").read_text().strip()
     nodes = {name: _node(node, places, own, public) for name, node in lab.nodes.items()}
+    server = _light_server(lab.server, places) if lab.is_light else _server(lab.server, places, own)
     templates = {vmid: _template(each, image) for vmid, each in lab.templates.items()}
     people = {name: _person(person, own) for name, person in lab.people.items()}
     given = {
@@ -49,7 +50,7 @@ def played(lab: Lab, places: Places, files: Mapping[str, media.Media], image: st
     own_media = {name: each for name, each in lab.media.items() if lab.virtual and name not in lab.images}
     return lab.model_copy(
         update={
-            "virtual": True, "server": _server(lab.server, places, own), "nodes": nodes,
+            "virtual": True, "server": server, "nodes": nodes,
             "people": people, "templates": templates,
             "media": given | own_media, "images": {}, "deadlines": _deadlines(lab),
         }
@@ -81,14 +82,25 @@ def _server(server: Server, places: Places, own: keys.MadeUp) -> Server:
     )  # fmt: skip
 
 
+def _light_server(server: Server, places: Places) -> Server:
+    """There is none; only the key is, by which the nodes let in."""
+    return server.model_copy(update={"identity": places.ssh_key})
+
+
 def _node(node: Node, places: Places, own: keys.MadeUp, public: str) -> Node:
     return node.model_copy(
         update={
             "bmc": _bmc(node.bmc, places.ca, own),
             "root_password": known(node.root_password, own.root_password),
             "ssh_keys": (*node.ssh_keys, *(() if public in node.ssh_keys else (public,))),
+            "host_key": _host_key(node, places),
         }
     )
+
+
+def _host_key(node: Node, places: Places) -> str | None:
+    own = (places.machine(node.name) / light.HOST_KEY).with_suffix(".pub")
+    return own.read_text().strip() if node.kind == "light" else node.host_key
 
 
 def _person(person: Person, own: keys.MadeUp) -> Person:

@@ -24,6 +24,7 @@ from virtual_lab import (
     internet,
     kernel,
     keys,
+    light,
     media,
     mirror,
     network,
@@ -74,7 +75,8 @@ def raise_rack(lab: Lab, *, instance: str | None = None, say: Say = print) -> Ra
         if not places.plan.exists():
             _build(places, wanted, stack)
         _make_keys(places, wanted, lab)
-        _offer_images(places, stack, lab)
+        if not lab.is_light:
+            _offer_images(places, stack, lab)
         started = _start(places, wanted, say)
         say(f"the rack {places.instance} stands: {_spoken(wanted)}" + ("" if started else ", as it did"))
     return _rack(places, wanted, lab)
@@ -108,6 +110,8 @@ def _layers(places: Places, lab: Lab, say: Say) -> dict[str, tuple[Path, ...]]:
         image = ready(recipes.server())
         return image, mirror.ready(image, say, marker=places.mark)
 
+    if lab.is_light:
+        return {"server": (ready(recipes.server()),)}
     with ThreadPoolExecutor(2) as pool:
         nodes, servers = pool.submit(node), pool.submit(server)
         others = [] if all(node.is_proxmox for node in lab.nodes.values()) else [recipes.ubuntu()]
@@ -145,17 +149,25 @@ def _start(places: Places, wanted: RackPlan, say: Say) -> bool:
     for what in control.ask(places.supervisor, {"do": "start-missing"})["started"]:
         say(f"started {what}, which was down")
         started = True
-    for machine in wanted.machines:
-        READY.until("board answers", partial(_board_up, places.board(machine.name)), node=machine.name)
-    if control.ask(places.board(SERVER), {"do": "state"})["power"] == "Off":
-        control.ask(places.board(SERVER), {"do": "power", "action": "On"})
-        started = True
+    if not wanted.is_light:
+        started = _start_boards(places, wanted) or started
     kernel.within(places.namespace(network.LAB), lambda: _wait_for_network(places, wanted))
     return started
 
 
+def _start_boards(places: Places, wanted: RackPlan) -> bool:
+    """Wait for the boards, and switch the server on; returns whether it was off."""
+    for machine in wanted.machines:
+        READY.until("board answers", partial(_board_up, places.board(machine.name)), node=machine.name)
+    off = bool(control.ask(places.board(SERVER), {"do": "state"})["power"] == "Off")
+    if off:
+        control.ask(places.board(SERVER), {"do": "power", "action": "On"})
+    return off
+
+
 def _build(places: Places, wanted: RackPlan, stack: Mapping[str, tuple[Path, ...]]) -> None:
-    host.need_watchers(len(wanted.machines) + (_CLOUD in stack))  # one guest at a time runs, as a rule
+    with_systemd = sum(machine.light is None for machine in wanted.machines)
+    host.need_watchers(with_systemd + (_CLOUD in stack))  # one guest at a time runs, as a rule
     for machine in wanted.machines:
         places.machine(machine.name).mkdir(parents=True, exist_ok=True)
     places.rack.chmod(0o700)
@@ -172,6 +184,10 @@ def _offer_images(places: Places, stack: Mapping[str, tuple[Path, ...]], lab: La
 
 def _make_keys(places: Places, wanted: RackPlan, lab: Lab) -> None:
     keys.ssh_key(places.ssh_key, f"rackproof-{places.instance}")
+    if lab.is_light:
+        for machine in wanted.machines:
+            keys.ssh_key(places.machine(machine.name) / light.HOST_KEY, machine.name)
+        return
     keys.ssh_key(places.rack / "server_host_key", SERVER)
     authority = keys.Authority(places.ca, f"rackproof {places.instance} consoles")
     own = credentials(places)
@@ -203,18 +219,19 @@ def _start_supervisor(places: Places, say: Say) -> bool:
 
 
 def _wait_for_network(places: Places, wanted: RackPlan) -> None:
-    server = wanted.server
-    READY.until("the server accepts SSH", lambda: _ssh_banner(server, places), node=SERVER)
+    for machine in wanted.machines:
+        if machine.light or machine.name == SERVER:
+            READY.until("it accepts SSH", partial(_ssh_banner, machine, places), node=machine.name)
     for node in wanted.nodes:
         READY.until("BMC answers", partial(_bmc_listens, node, places), node=node.name)
 
 
-def _ssh_banner(server: MachinePlan, places: Places) -> bool | NotYet:
+def _ssh_banner(machine: MachinePlan, places: Places) -> bool | NotYet:
     try:
-        with socket.create_connection((server.address, 22), timeout=2) as peer:
+        with socket.create_connection((machine.address, 22), timeout=2) as peer:
             return peer.recv(64).startswith(b"SSH-2.0-") or NotYet("no SSH server on port 22")
     except OSError as error:
-        return NotYet(f"{error}; its console ends with: {_tail(places.console(SERVER))}")
+        return NotYet(f"{error}; its console ends with: {_tail(places.console(machine.name))}")
 
 
 def _bmc_listens(node: MachinePlan, places: Places) -> bool | NotYet:
@@ -245,10 +262,14 @@ def _tail(log: Path, lines: int = 3) -> str:
 
 
 def _spoken(wanted: RackPlan) -> str:
+    if wanted.is_light:
+        return f"{len(wanted.machines)} light nodes"
     return f"{len(wanted.nodes)} nodes, the server at {wanted.server.address}"
 
 
 def _rack(places: Places, wanted: RackPlan, lab: Lab) -> Rack:
+    if lab.is_light:
+        return Rack(places, wanted, played(lab, places, {}))
     stack = images.recorded(places.rack, places.images)
     cloud, telling = stack.get(_CLOUD), stack.get(images.TELLING)
     checksum = guest_image.checksum(cloud[0]) if cloud else None

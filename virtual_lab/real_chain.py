@@ -23,7 +23,7 @@ from provision.wait import Patience
 from virtual_lab import bootloader, media
 from virtual_lab.hardware import BootDisk, Hardware, RealFirmware, RunInstaller
 from virtual_lab.plan import made_up_mac
-from virtual_lab.real_firmware import FROM_DISK, NOWHERE, Board, Place, boot
+from virtual_lab.real_firmware import FROM_DISK, Board, Place, boot
 from virtual_lab.telling_kernel import DONE, FILES, RELEASE, UP
 
 EMULATED = Patience(600, first=0.1, most=0.3)
@@ -31,8 +31,8 @@ EMULATED = Patience(600, first=0.1, most=0.3)
 
 _BRIDGE = "fw0"
 _ISO = "proxmox.iso"
-# ECMA-48: control sequences, other escape sequences; and all control characters but the line end.
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+# ECMA-48: control sequences, other escape sequences; and all control characters but those that end a line.
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def run(
     place = Place(folder, _BRIDGE, real.loaders)
     with _power_button_ends_it(), _as_cable(hardware):
         try:
-            console = boot(board, place, (DONE, FROM_DISK, *NOWHERE), EMULATED, _Line(hardware).hear)
+            console = boot(board, place, (DONE, FROM_DISK), EMULATED, _Line(hardware).hear)
         except LabError as error:
             hardware.console(str(error))
             return None
@@ -70,15 +70,16 @@ def run(
 def told_by(console: str) -> Told | None:
     """What the kernel said on this console; None when no kernel said all of it."""
     lines = readable(console).split("\n")
-    said = [_last(word, lines) for word in (UP, RELEASE)]
-    if said[0] is None or said[1] is None or DONE not in lines:
+    command_line, release = _last(UP, lines), _last(RELEASE, lines)
+    if command_line is None or release is None or DONE not in lines:
         return None
-    return Told(said[0], said[1])
+    return Told(command_line, release)
 
 
 def readable(console: str) -> str:
-    """A console's text without what moves the cursor and sets colours."""
-    return _CONTROL.sub("", console)
+    """A console's text without what moves the cursor and sets colours, nor what was written over."""
+    lines = _CONTROL.sub("", console).split("\n")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 def media_of(told: Told, second_line: bytes, folder: Path) -> dict[str, bytes | Path]:

@@ -26,8 +26,11 @@ SHIM, GRUB, IPXE_ROM = "shimx64.efi", "grubx64.efi", "ipxe.lkrn"
 """Debian's signed boot loaders for a disk, and its iPXE as a kernel; in the folder Place.loaders."""
 FROM_DISK = "BOOTED FROM DISK"
 """What the disk says."""
-NOWHERE = ("UEFI Interactive Shell", "No bootable device")
-"""What OVMF and SeaBIOS end with when no boot device booted."""
+NOWHERE = (
+    "UEFI Interactive Shell", "No bootable option or device was found", "<Enter>=Select Entry",
+    "No bootable device",
+)  # fmt: skip
+"""What is on the console when nothing boots: OVMF's shell, without one, its menu; SeaBIOS' last word."""
 
 Way = Literal["tftp", "http"]
 
@@ -95,8 +98,8 @@ def boot(
 ) -> str:
     """Power the board on, and off once its console has a line with one of the words; returns the console.
 
-    `hear` is told the console again and again meanwhile, all of it. Raises GaveUp with the console's end, and
-    LabError when QEMU ended.
+    It ends, too, when nothing boots (NOWHERE). `hear` is told the whole console again and again meanwhile.
+    Raises GaveUp with the console's end, and LabError when QEMU ended.
     """
     shutil.rmtree(place.folder, ignore_errors=True)
     place.folder.mkdir(parents=True)
@@ -109,7 +112,7 @@ def _said(machine: subprocess.Popen[bytes], place: Place, words: tuple[str, ...]
     # As it came: a pair of line ends may be read in halves.
     text = place.console.read_bytes().decode(errors="replace") if place.console.exists() else ""
     hear(text)
-    if any("\n" in text.partition(word)[2] for word in words):
+    if any("\n" in text.partition(word)[2] for word in words) or any(word in text for word in NOWHERE):
         return text
     if ended:
         raise LabError("QEMU ended", last_seen=(place.folder / "qemu.log").read_text() or text[-600:])

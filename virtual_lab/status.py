@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from provision.errors import LabError
@@ -34,7 +34,8 @@ class Row:
 def rows(places: Places, plan: RackPlan) -> list[Row]:
     """One for each machine, the server first."""
     plugged = network.is_plugged(places)
-    return [_row(places, machine, plugged) for machine in plan.machines]
+    running = _running(places) if plan.is_light else {}
+    return [_row(places, machine, plugged, running) for machine in plan.machines]
 
 
 def table(found: Sequence[Row]) -> str:
@@ -56,8 +57,19 @@ def dashboard(places: Places, plan: RackPlan) -> str:
     )
 
 
-def _row(places: Places, machine: MachinePlan, plugged: frozenset[str]) -> Row:
-    power, phase, next_boot = _of_board(places, machine.name)
+def _running(places: Places) -> dict[str, int]:
+    try:
+        found: dict[str, int] = control.ask(places.supervisor, {"do": "state"})["running"]
+    except LabError:
+        return {}
+    return found
+
+
+def _row(places: Places, machine: MachinePlan, plugged: frozenset[str], running: Mapping[str, int]) -> Row:
+    if machine.light:
+        power, phase, next_boot = ("On", "light", "-") if machine.name in running else ("dead", "light", "-")
+    else:
+        power, phase, next_boot = _of_board(places, machine.name)
     console = machine.console.address if machine.console else "-"
     return Row(machine.name, power, phase, machine.address, console, next_boot, _cables(machine, plugged))
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from virtual_lab import board, cgroups, kernel, server_machine
+from virtual_lab import board, cgroups, kernel, light_machine, server_machine
 from virtual_lab.control import ControlSocket
 from virtual_lab.hardware import Hardware
 from virtual_lab.images import TELLING, recorded
@@ -72,7 +72,7 @@ class _Supervisor:
     def _start_missing(self) -> list[str]:
         missing = [machine for machine in self._rack.plan.machines if machine.name not in self._running]
         for machine in missing:
-            self._watch(machine.name, self._start_board(machine))
+            self._watch(machine.name, self._start_machine(machine))
         names = [machine.name for machine in missing]
         for name, arguments in self._programs().items():
             if name not in self._running:
@@ -81,11 +81,20 @@ class _Supervisor:
         return names
 
     def _programs(self) -> dict[str, list[str]]:
+        if self._rack.plan.is_light:
+            return {}
         places = self._rack.places
         return {
             BMCS: ["virtual_lab.bmc", str(places.plan)],
             INTERNET: ["virtual_lab.internet", str(places.home), places.instance],
         }
+
+    def _start_machine(self, machine: MachinePlan) -> int:
+        if machine.light is None:
+            return self._start_board(machine)
+        return light_machine.start(
+            self._rack.places, self._rack.plan, machine, _layers_of(self._rack, machine)
+        )
 
     def _start_board(self, machine: MachinePlan) -> int:
         parent = os.getpid()
@@ -115,6 +124,10 @@ class _Supervisor:
         os.close(ending)
         os.waitpid(process, 0)
         del self._running[name]
+
+
+def _layers_of(rack: Rack, machine: MachinePlan) -> tuple[Path, ...]:
+    return recorded(rack.places.rack, rack.places.images)[machine.image]
 
 
 def _board_of(rack: Rack, machine: MachinePlan) -> tuple[Hardware, board.Mounting]:

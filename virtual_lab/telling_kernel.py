@@ -59,7 +59,7 @@ echo "{DONE}" >/dev/ttyS0
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """The folder of the kernel and the boot loaders."""
+    """The folder of the kernel and the boot loaders; with its initrd and ISO it can be a lab's media."""
 
     folder: Path
 
@@ -69,11 +69,6 @@ class Telling:
         image = (self.folder / _VMLINUZ).read_bytes()
         busybox = (self.folder / _BUSYBOX).read_bytes()
         return media.Kernel(media.kernel_release(image), image, {"init": _INIT.encode(), _BUSYBOX: busybox})
-
-    @property
-    def media(self) -> media.Media:
-        """Media that tell and install nothing."""
-        return media.Media(self.folder / _VMLINUZ, self.folder / _INITRD, self.folder / media.ISO_NAME)
 
 
 def ready(folder: Path, say: Say) -> Telling:

@@ -1,7 +1,7 @@
-"""Runs commands on a node, several at a time, each as sshd would have run it alone; run on a node.
+"""Runs commands, a few at a time, each as sshd would have run it alone; run on a node.
 
-Reads JSON from standard input: `commands`, and how many `seconds` all of them may take. Prints a JSON list
-with what each left: return code (negative for a signal), output and errors in base64; null of one not done.
+Is told by JSON the `commands`, and how many `seconds` all of them may take. Prints a JSON list with what each
+left: return code (negative for a signal), output and errors in base64; null of one that was not done.
 """
 
 import base64
@@ -18,9 +18,9 @@ AT_ONCE = 4
 OF_THE_SHELL = ("PWD", "OLDPWD", "SHLVL", "_")
 
 
-def main() -> None:
+def main(order: str) -> None:
     """Ask all, some in each of a few threads."""
-    asked = json.load(sys.stdin)
+    asked = json.loads(order)
     waiting = list(enumerate(asked["commands"]))[::-1]
     answers: list[object] = [None] * len(waiting)
     deadline = time.monotonic() + asked["seconds"]
@@ -64,4 +64,4 @@ def own_environment() -> "dict[str, str]":
     return {name: value for name, value in given.items() if name not in OF_THE_SHELL}
 
 
-main()
+main(*sys.argv[1:])

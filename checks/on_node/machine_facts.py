@@ -21,25 +21,17 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 10
-GUESTS = re.compile(r"(veth|tap|fwbr|fwpr|fwln)\d+")
-"""Network devices of Proxmox guests: they come and go with them."""
+GUESTS = re.compile(r"veth|(tap|fwbr|fwpr|fwln)\d+")
+"""Network devices of guests and containers: they come and go with them."""
+MADE = re.compile(r"loop|zd|zram|rbd|nbd|ram|dm-|drbd")
+"""Disks that software makes."""
+LEARNT = {"kernel", "ra", "redirect", "bgp", "ospf", "isis", "eigrp", "rip", "babel", "zebra", "bird"}
+"""Whose routes follow from an address, or come and go with what others say."""
 UNSTABLE = re.compile(r"(run-|session-|user@|user-|systemd-fsck@|dev-|lvm2-pvscan@)")
 """Units that are named anew, or come with a device."""
 REAL = {
-    "ext2",
-    "ext3",
-    "ext4",
-    "xfs",
-    "btrfs",
-    "zfs",
-    "vfat",
-    "nfs",
-    "nfs4",
-    "cifs",
-    "ceph",
-    "overlay",
-    "fuse",
-}
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "vfat", "nfs", "nfs4", "cifs", "ceph", "overlay", "fuse",
+}  # fmt: skip
 """File systems that hold something."""
 MOUNTED = {"ro", "rw", "noexec", "nosuid", "nodev", "noatime", "relatime", "discard"}
 WEIGHTY = (
@@ -50,13 +42,13 @@ WEIGHTY = (
 """Kernel settings that are read also where no file sets them; all of a network namespace's own."""
 SSHD = {
     "port", "listenaddress", "addressfamily", "permitrootlogin", "passwordauthentication",
-    "pubkeyauthentication",
-    "kbdinteractiveauthentication", "gssapiauthentication", "hostbasedauthentication", "permitemptypasswords",
-    "permituserenvironment", "permittunnel", "allowtcpforwarding", "allowagentforwarding", "gatewayports",
-    "x11forwarding", "usepam", "strictmodes", "maxauthtries", "maxsessions", "authenticationmethods",
-    "authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", "authorizedprincipalsfile", "hostkey",
-    "allowusers", "allowgroups", "denyusers", "denygroups", "forcecommand", "chrootdirectory", "acceptenv",
-    "ciphers", "macs", "kexalgorithms", "hostkeyalgorithms", "subsystem",
+    "pubkeyauthentication", "kbdinteractiveauthentication", "gssapiauthentication",
+    "hostbasedauthentication", "permitemptypasswords", "permituserenvironment", "permittunnel",
+    "allowtcpforwarding", "allowagentforwarding", "gatewayports", "x11forwarding", "usepam", "strictmodes",
+    "maxauthtries", "maxsessions", "authenticationmethods", "authorizedkeysfile", "authorizedkeyscommand",
+    "trustedusercakeys", "authorizedprincipalsfile", "hostkey", "allowusers", "allowgroups", "denyusers",
+    "denygroups", "forcecommand", "chrootdirectory", "acceptenv", "ciphers", "macs", "kexalgorithms",
+    "hostkeyalgorithms", "subsystem",
 }  # fmt: skip
 FILES = (
     "/etc/dnsmasq.conf", "/etc/dnsmasq.d/*", "/etc/nginx/nginx.conf", "/etc/nginx/conf.d/*",
@@ -286,7 +278,7 @@ def disks() -> dict[str, Any]:
             "kind": row["tran"] or ("turning" if row["rota"] else "solid"),
         }
         for row in listed["blockdevices"]
-        if row["type"] == "disk" and not re.match(r"loop|zd|zram|rbd|nbd|ram|dm-|drbd", row["name"])
+        if row["type"] == "disk" and int(row["size"]) and not MADE.match(row["name"])
     }  # fmt: skip
 
 
@@ -342,7 +334,7 @@ def routes(family: str) -> dict[str, Any]:
         " ".join(filter(None, [row["dst"], row.get("gateway") and f"via {row['gateway']}", row.get("dev")])):
             f"metric {row.get('metric', 0)}"
         for row in rows
-        if row.get("protocol") not in ("kernel", "ra", "redirect")
+        if row.get("protocol") not in LEARNT
     }  # fmt: skip
 
 

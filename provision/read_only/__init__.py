@@ -6,17 +6,18 @@ for the whole of `pytest -m verify`. It is there for mistakes, not against malic
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from provision.errors import WriteRefused
-from provision.read_only.forms import NotReading
+
+if TYPE_CHECKING:
+    from provision.read_only.programs import Reader
 
 READING = frozenset({"GET", "HEAD"})
 """The methods of HTTP by which nothing is changed."""
@@ -67,35 +68,36 @@ def require_no_tunnel(place: str, *, node: str | None = None) -> None:
 def refusal(command: str, stdin: bytes | str | Path | None = None) -> str | None:
     """Why a command is not known to only read; None when it is. Nothing is run, nobody is asked."""
     why, reader = _verdict(command)
-    if not reader:
+    if reader is None:
         return why
     if isinstance(stdin, Path) or stdin is None:
-        return f"{reader} runs what it is sent, and that is not known"
-    return _script_refusal(reader, stdin if isinstance(stdin, str) else stdin.decode(errors="replace"))
+        return f"{reader.program} runs what it is sent, and that is not known"
+    script = stdin if isinstance(stdin, str) else stdin.decode(errors="replace")
+    return _script_refusal(reader, script)
 
 
-def _script_refusal(reader: str, script: str) -> str | None:
-    from provision.read_only import programs  # noqa: PLC0415 (as below)
+def _script_refusal(reader: Reader, script: str) -> str | None:
+    from provision.read_only import forms, programs  # noqa: PLC0415 (as below)
 
-    if reader == "python3":
-        known = sha256(script.encode()).hexdigest() in programs.known_scripts()
-        return None if known else "python3 is sent a script that is not on the list"
-    if reader == programs.ASK_MANY:
-        refused = (why for command in json.loads(script)["commands"] if (why := refusal(command)))
-        return next(refused, None)
-    why, inner = _verdict(script)
-    return f"{inner} runs what comes in" if inner else why
+    try:
+        told = programs.told_to(script, reader.arguments) if reader.program == "python3" else [script]
+    except forms.NotReading as error:
+        return str(error)
+    for why, inner in map(_verdict, told):
+        if why or inner:
+            return why or "a shell runs what comes in"
+    return None
 
 
 @lru_cache(maxsize=4096)
-def _verdict(text: str) -> tuple[str | None, str]:
+def _verdict(text: str) -> tuple[str | None, Reader | None]:
     """Why shell text is refused, or the program that runs what it is sent."""
-    from provision.read_only import programs  # noqa: PLC0415 (a session that acts needs no list)
+    from provision.read_only import forms, programs  # noqa: PLC0415 (a session that acts needs no list)
 
     try:
         return None, programs.judge_text(text)
-    except NotReading as error:
-        return str(error), ""
+    except forms.NotReading as error:
+        return str(error), None
 
 
 def _refused(what: str, why: str, node: str | None, advice: str) -> WriteRefused:

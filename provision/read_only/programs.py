@@ -6,8 +6,10 @@ and operands of its reading forms (FORMS), by the manual pages of Debian 13. Wha
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,14 +19,6 @@ from provision.read_only.forms import Form, NotReading, Told
 from provision.read_only.shell import UNKNOWN, Command, Unreadable, Word, commands, shown
 
 ROOT = Path(__file__).parents[2]
-
-SCRIPTS = (
-    "checks/on_node/ask_ceph.py", "checks/on_node/cluster_facts.py", "checks/on_node/machine_facts.py",
-)  # fmt: skip
-"""Scripts of this project that run whole by a machine's python3, and only read: known by their digest."""
-
-ASK_MANY = "checks/on_node/ask_many.py"
-"""The script that runs the commands that it is sent: it only reads if each of them does."""
 
 _PLAIN = """
 : true false exit return break continue cd pwd echo test [ sleep
@@ -66,7 +60,7 @@ ANSWER_OF_NOBODY = "/answer/made-up-by-a-check"
 
 def _sed(told: Told) -> None:
     """One command, of those that neither write nor run anything."""
-    scripts = told.of("-e") or [word.text for word in told.operands[:1]]
+    scripts = told.of("-e") or [word.text for word in told.operands[:1] if word.is_fixed]
     if len(scripts) != 1 or not _SED.fullmatch(scripts[0]):
         raise NotReading("sed is not known to only read with this script; one s, p, d or q command is")
 
@@ -91,8 +85,10 @@ def _ssh(told: Told) -> None:
         raise NotReading(f"ssh is not known to only read with -o {min(strange)}")
     if not {"BatchMode", "UserKnownHostsFile"} <= set(settings):
         raise NotReading("ssh is to be told BatchMode, and a UserKnownHostsFile, which it then leaves alone")
-    if len(told.operands) < 2 or judge_text(" ".join(word.text for word in told.operands[1:])):
-        raise NotReading("ssh is to be told what to run there")
+    if len(told.operands) < 2 or not all(word.is_fixed for word in told.operands):
+        raise NotReading("ssh is to be told what to run there, spelled out")
+    if judge_text(" ".join(word.text for word in told.operands[1:])):
+        raise NotReading("a shell runs what comes in")
 
 
 _SSH_SETTINGS = frozenset({
@@ -157,7 +153,7 @@ FORMS = {
     "hostname": Form("-f -s -d -i -I -A --fqdn --short", r""),
     "hostnamectl": Form("--json=", r"(status)?"),
     "ip": Form(
-        "-4 -6 -j -p -s -d -o -br -json --json -brief -details -stats",
+        "-4 -6 -f= -j -p -s -d -o -br -json --json -brief -details -stats",
         rf"({_OBJECT})( (show|list|ls|get)( .*)?)?",
     ),
     "iptables": Form("-S -L -n -v -t= -w=", r"\w*"),
@@ -215,29 +211,37 @@ def _must(told: Told, *names: str) -> None:
         raise NotReading(f"it only reads with {' or '.join(names)}")
 
 
-def judge_text(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A program that runs what it is sent, and the arguments that this will have."""
+
+    program: str
+    arguments: tuple[str, ...]
+
+
+def judge_text(text: str) -> Reader | None:
     """Raise NotReading when a command of shell text is not on the list.
 
-    Returns the program that is to run what it is sent, "" when there is none.
+    Returns the program that is to run what it is sent, if that is what the text says.
     """
     try:
         found = commands(text)
     except Unreadable as error:
         raise NotReading(str(error)) from None
     # Of several commands any may be fed by another: what comes in then, nobody has seen.
-    if len(found) == 1 and not found[0].fed and (reader := _script_reader(found[0].words)):
+    if len(found) == 1 and not found[0].fed and (reader := _reader(found[0].words)):
         return reader
     for command in found:
         _judge(command)
-    return ""
+    return None
 
 
-def _script_reader(words: Sequence[Word]) -> str:
-    """The program that runs what it is sent, as `sh -s`, `python3 -` and ASK_MANY do; "" when it is none."""
-    texts = [word.text if word.is_fixed else "" for word in words]
-    if texts[:2] == ["python3", "-c"] and len(texts) == 3:
-        return ASK_MANY if texts[2] == (ROOT / ASK_MANY).read_text("utf-8") else ""
-    return texts[0] if texts[:2] in (["sh", "-s"], ["bash", "-s"], ["python3", "-"]) else ""
+def _reader(words: Sequence[Word]) -> Reader | None:
+    texts = [word.text for word in words]
+    told_to_read = texts[:2] in (["sh", "-s"], ["bash", "-s"], ["python3", "-"])
+    if not (told_to_read and all(word.is_fixed for word in words)):
+        return None
+    return Reader(texts[0], tuple(texts[2:]))
 
 
 def _judge(command: Command) -> None:
@@ -268,9 +272,12 @@ def _shell(command: Command) -> None:
         raise NotReading("a shell runs what comes in")
 
 
+_TIMEOUT = Form("-k= -s= --foreground", early=True)
+
+
 def _timeout(command: Command) -> None:
     """`timeout SECONDS COMMAND`: the command is judged."""
-    told = Form("-k= -s= --foreground", early=True).read("timeout", command)
+    told = _TIMEOUT.read("timeout", command)
     if len(told.operands) < 2:
         raise NotReading("timeout is to be told seconds and a command")
     _judge(Command(told.operands[1:], command.fed))
@@ -285,7 +292,42 @@ _RUNNERS = {"sh": _shell, "bash": _shell, "dash": _shell, "timeout": _timeout, "
 """Programs that run others, or a file."""
 
 
+def _asked_of_ceph(order: str) -> Iterable[str]:
+    return [f"ceph {prefix}" for prefix in json.loads(order)]
+
+
+def _asked_of_the_shell(order: str) -> Iterable[str]:
+    return [str(command) for command in json.loads(order)["commands"]]
+
+
+def _asked_nothing(order: str) -> Iterable[str]:
+    raise ValueError(order)
+
+
+SCRIPTS: Mapping[str, Callable[[str], Iterable[str]]] = {
+    "checks/on_node/ask_ceph.py": _asked_of_ceph,
+    "checks/on_node/ask_many.py": _asked_of_the_shell,
+    "checks/on_node/cluster_facts.py": _asked_nothing,
+    "checks/on_node/machine_facts.py": _asked_nothing,
+}
+"""Scripts of this project that a machine's python3 runs, and that only read if what they are told does.
+
+Each is known by its digest, and has a function that finds the commands in an argument of it.
+"""
+
+
 @cache
-def known_scripts() -> frozenset[str]:
-    """The SHA-256 of each of SCRIPTS, as it is in this checkout."""
-    return frozenset(sha256((ROOT / script).read_bytes()).hexdigest() for script in SCRIPTS)
+def known_scripts() -> Mapping[str, Callable[[str], Iterable[str]]]:
+    """SCRIPTS by the SHA-256 that each has in this checkout."""
+    return {sha256((ROOT / name).read_bytes()).hexdigest(): told for name, told in SCRIPTS.items()}
+
+
+def told_to(script: str, arguments: Iterable[str]) -> list[str]:
+    """The commands that a script for python3 is told to run; raises NotReading for one that is not known."""
+    find = known_scripts().get(sha256(script.encode()).hexdigest())
+    if find is None:
+        raise NotReading("python3 is sent a script that is not on the list")
+    try:
+        return [command for argument in arguments for command in find(argument)]
+    except (ValueError, LookupError, TypeError):
+        raise NotReading("python3 is sent a script that is told nobody knows what") from None

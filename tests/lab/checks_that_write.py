@@ -107,9 +107,16 @@ def test_request_to_the_bmc(its_board: Board, method: str) -> None:
     connection._session.request(method, f"{connection._url}{its_board._system}", json=boot, timeout=20)
 
 
-@pytest.mark.parametrize("method", ["post", "put", "delete"])
-def test_api(api: ApiSession, method: str) -> None:
-    getattr(api.api.nodes(NODE).config, method)(description="written by a check")
+def test_post_to_the_api(api: ApiSession) -> None:
+    api.api.storage.post(storage="written", type="dir", path="/root")
+
+
+def test_put_to_the_api(api: ApiSession) -> None:
+    api.api.cluster.options.put(description="written by a check")
+
+
+def test_delete_of_the_api(api: ApiSession) -> None:
+    api.api.storage("local").delete()
 
 
 def test_calls_of_the_api(api: ApiSession) -> None:
@@ -124,7 +131,7 @@ def test_request_to_the_api(api: ApiSession) -> None:
     """By the session of requests itself, beside all that is ours."""
     ticket: Any = api._transport._valid_ticket()
     api._transport._http.put(
-        f"{api._transport.base_url}/nodes/{NODE}/config", {"description": "written by a check"},
+        f"{api._transport.base_url}/cluster/options", {"description": "written by a check"},
         headers={"Cookie": f"PVEAuthCookie={ticket.value}", "CSRFPreventionToken": ticket.csrf},
         timeout=20,
     )  # fmt: skip

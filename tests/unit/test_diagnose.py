@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from labs.large import written
 from provision import diagnose
 from provision.errors import LabError, NodesFailed, Unreachable
 from provision.inventory import Lab, load
@@ -114,6 +115,13 @@ def test_a_node_that_is_away_is_waited_for_once(tmp_path: Path, virtual: Lab, he
     told = files(tmp_path)
     assert told["node2/network.txt"] == "not to be had: node2: ssh: Connection timed out\n"
     assert "journalctl -u dnsmasq" in told["node2/dhcp.txt"]
+
+
+def test_a_light_node_has_no_bmc_and_was_installed_by_nobody(tmp_path: Path, here: Here, run: Run) -> None:
+    path = tmp_path / "light.yaml"
+    path.write_text(written(2, "light"))
+    diagnose.fetch(load(path), run, ["node1"], tmp_path)
+    assert set(files(tmp_path)) == {"node1/network.txt", "node1/journal.txt"}
 
 
 def test_the_server_and_unknown_names(tmp_path: Path, virtual: Lab, here: Here, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -183,7 +184,11 @@ def test_a_worker_with_other_tests_takes_no_part_and_that_is_told() -> None:
 
 
 DYING = """\
-import os
+import os, pytest
+
+def pytest_configure(config):
+    if "NEVER_BEGINS" in os.environ and hasattr(config, "workerinput"):
+        raise pytest.UsageError(os.environ["NEVER_BEGINS"])
 
 def pytest_runtest_call(item):
     if item.name in os.environ["DIES_IN"].split() and hasattr(item.config, "workerinput"):
@@ -229,6 +234,11 @@ def test_the_report_has_the_order_of_one_process_and_what_failed_can_be_run_agai
     assert cases(tmp_path) == alone
     assert "2 nodes · 3 workers" in result.stdout
     assert "created" not in result.stdout
+    lines = (tmp_path / "out" / "latest" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["kind"] for event in events].count("run-ended") == 1
+    # What workers said stands in it, too: each looked into the nodes that its own checks blame.
+    assert {event["node"] for event in events if event["kind"] == "diagnosed"} >= {"node1", "node2"}
     failed = list(errors(tmp_path))
     verify(tmp_path, "-n", "2", "--lf", *cache)
     assert sorted(cases(tmp_path)) == sorted(failed)
@@ -262,3 +272,12 @@ def test_enough_failures_end_it_like_those_of_one_process(alone: list[str], tmp_
     assert result.returncode == 1, result.stdout + result.stderr
     assert 2 <= len(errors(tmp_path)) < len(alone) / 2
     assert "interrupted" not in (tmp_path / "out" / "latest" / "events.jsonl").read_text()
+
+
+def test_workers_that_cannot_begin_are_an_error_with_their_reason(tmp_path: Path) -> None:
+    """As where a worker of another machine has not the lab's secrets."""
+    result = verify(tmp_path, "-n", "2", NEVER_BEGINS="the secret env:X is not set")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "the secret env:X is not set" in result.stdout.rpartition("✗")[2]
+    assert "Traceback" not in result.stdout
+    assert result.stdout.count("worker-died") == 6

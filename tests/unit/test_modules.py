@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from testinfra.host import Host
 
 from checks.backend import host_of
 from checks.modules import addresses_of
+from provision import read_only
 from provision.remote import LocalRemote, Output, Remote
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -143,6 +144,37 @@ def test_checksums_are_the_files_own(here: Host, tmp_path: Path, name: str) -> N
 def test_what_is_not_there_has_no_checksum(here: Host, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="absent"):
         _ = here.file(f"{tmp_path}/absent").sha256sum
+
+
+QUESTIONS: list[Callable[[Host], object]] = [
+    lambda host: host.file("/x").sha256sum,
+    lambda host: host.file("/x").md5sum,
+    lambda host: host.file("/x").exists,
+    lambda host: host.file("/x").mode,
+    lambda host: host.file("/x").content_string,
+    lambda host: host.interface("lo").exists,
+    lambda host: host.interface("lo", "inet6").addresses,
+    lambda host: host.interface("lo").link,
+    lambda host: host.service("x").exists,
+    lambda host: host.service("x").is_running,
+    lambda host: host.service("x").is_enabled,
+    lambda host: host.socket("tcp://22").is_listening,
+    lambda host: host.socket("unix:///x").is_listening,
+    lambda host: host.sysctl("kernel.ostype"),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
+def test_a_question_is_one_command_that_a_verification_may_send(question: Callable[[Host], object]) -> None:
+    asked: list[str] = []
+
+    def ask(machine: Remote, command: str) -> Output:
+        asked.append(command)
+        return Output(0, b'[{"LoadState=loaded": ""}]\n', b"")
+
+    with suppress(KeyError, ValueError, IndexError):
+        question(host_of(LocalRemote("server"), ask))
+    assert [read_only.refusal(command) for command in asked] == [None]
 
 
 def test_the_other_modules_are_testinfras_own(here: Host) -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provision import pace as planning
+from provision import pace, planning
 from provision.errors import InventoryError
 from provision.inventory import Lab, load
+from provision.inventory.models import InstallMedia
 from provision.pace import PAYLOAD
 from provision.remote import LocalRemote, Remote, Result
 from provision.server_plan import medium
@@ -37,61 +38,72 @@ def of(lab: Lab, count: int) -> Lab:
 
 
 def test_a_lab_that_asks_for_nothing_holds_nobody_back_without_a_link(tmp_path: Path) -> None:
-    assert not planning.pace(of(read(tmp_path), 400), {"proxmox-9": PROXMOX}, None).holds
+    assert not pace.pace(of(read(tmp_path), 400), {"proxmox-9": PROXMOX}, None).holds
 
 
 def test_four_nodes_load_at_once_over_a_link_that_feeds_them_in_time(tmp_path: Path) -> None:
     lab = read(tmp_path, server="link: 1Gbit")
-    assert not planning.pace(lab, {"proxmox-9": PROXMOX}, None).holds
+    assert not pace.pace(lab, {"proxmox-9": PROXMOX}, None).holds
 
 
 def test_sixteen_nodes_have_the_link_one_after_the_other(tmp_path: Path) -> None:
-    pace = planning.pace(of(read(tmp_path, server="link: 1Gbit"), 16), {"proxmox-9": PROXMOX}, None)
-    assert pace.loads["node0"] == pytest.approx(1.9e9 * 8 / (1e9 * PAYLOAD))
-    assert pace.fed == 7, "as many as the link feeds in half of 4 minutes, 16.2 s each"
-    assert str(pace) == (
+    paced = pace.pace(of(read(tmp_path, server="link: 1Gbit"), 16), {"proxmox-9": PROXMOX}, None)
+    assert paced.loads["node0"] == pytest.approx(1.9e9 * 8 / (1e9 * PAYLOAD))
+    assert paced.fed == 7, "as many as the link feeds in half of 4 minutes, 16.2 s each"
+    assert str(paced) == (
         "16 nodes: up to 1.9 GB each over 1 Gbit/s, at most 7 at once, last reset after about 243 s"
     )
 
 
 def test_the_lab_files_link_counts_over_what_the_server_says(tmp_path: Path) -> None:
     lab = of(read(tmp_path, server="link: 1Gbit/s"), 16)
-    assert planning.pace(lab, {"proxmox-9": PROXMOX}, 1e10).holds
-    assert not planning.pace(of(read(tmp_path), 16), {"proxmox-9": PROXMOX}, 1e10).holds
+    assert pace.pace(lab, {"proxmox-9": PROXMOX}, 1e10).holds
+    assert not pace.pace(of(read(tmp_path), 16), {"proxmox-9": PROXMOX}, 1e10).holds
 
 
 def test_each_node_is_reckoned_by_its_own_system(tmp_path: Path) -> None:
     lab = of(read(tmp_path, server="link: 100Mbit"), 2)
     other = lab.nodes["node1"].model_copy(update={"os": "ubuntu-24.04"})
     mixed = lab.model_copy(update={"nodes": {**lab.nodes, "node1": other}})
-    loads = planning.pace(mixed, {"proxmox-9": PROXMOX, "ubuntu-24.04": UBUNTU}, None).loads
+    loads = pace.pace(mixed, {"proxmox-9": PROXMOX, "ubuntu-24.04": UBUNTU}, None).loads
     assert loads["node1"] / loads["node0"] == pytest.approx(3.0 / 1.9)
 
 
 def test_a_node_that_grub_starts_loads_one_file_for_initrd_and_iso(tmp_path: Path) -> None:
     node = read(tmp_path).nodes["node1"]
     files = {**PROXMOX, medium(node.os).combined: 1_886_000_000}
-    assert planning.loaded(node, files) == 1_900_000_000
+    assert pace.loaded(node, files) == 1_900_000_000
     signed = node.model_copy(update={"firmware": "secure-boot"})
-    assert planning.loaded(signed, files) == 1_900_000_000
+    assert pace.loaded(signed, files) == 1_900_000_000
     ubuntu = signed.model_copy(update={"os": "ubuntu-24.04"})
-    assert planning.loaded(ubuntu, UBUNTU) == 3_000_000_000
+    assert pace.loaded(ubuntu, UBUNTU) == 3_000_000_000
 
 
 @given(st.integers(1, 400), st.floats(1e7, 1e11), st.integers(0, 10**10))
 def test_whoever_may_load_at_once_does_so_within_the_deadline(count: int, speed: float, size: int) -> None:
     lab = of(LAB, count)
-    pace = planning.pace(lab, {"proxmox-9": {"proxmox.iso": size}}, speed)
-    together = 8 * size * min(count, pace.fed) / (speed * PAYLOAD)
-    assert pace.fed == 2 or together <= lab.deadlines.answer / 2 * 1.001
+    paced = pace.pace(lab, {"proxmox-9": {"proxmox.iso": size}}, speed)
+    together = 8 * size * min(count, paced.fed) / (speed * PAYLOAD)
+    assert paced.fed == 2 or together <= lab.deadlines.answer / 2 * 1.001
 
 
 def test_the_users_own_bounds(tmp_path: Path) -> None:
     lab = read(tmp_path, power="power: {at_once: 2, stagger: 1.5s}")
-    pace = planning.pace(lab, {}, None)
-    assert (pace.at_once, pace.apart) == (2, 1.5)
-    assert str(pace) == "4 nodes: 1.5 s apart, at most 2 at once, last reset after about 4 s"
-    assert not planning.pace(read(tmp_path, power="power: {at_once: 4}"), {}, None).holds
+    paced = pace.pace(lab, {}, None)
+    assert (paced.at_once, paced.apart) == (2, 1.5)
+    assert str(paced) == "4 nodes: 1.5 s apart, at most 2 at once, last reset after about 4 s"
+    assert not pace.pace(read(tmp_path, power="power: {at_once: 4}"), {}, None).holds
+
+
+def test_the_plan_tells_it_as_far_as_the_lab_file_does(tmp_path: Path) -> None:
+    nodes = ["node1", "node2"]
+    plain, bound = read(tmp_path), read(tmp_path, power="power: {stagger: 2s}")
+    assert planning._later(plain, nodes)["power"].endswith("resets it to the network")
+    assert planning._later(bound, nodes)["power"].endswith("; 2 nodes: 2 s apart, last reset after about 2 s")
+    none = tmp_path / "none"
+    media = {"proxmox-9": InstallMedia(vmlinuz=none, initrd=none, iso=none)}
+    unfetched = bound.model_copy(update={"media": media})
+    assert planning._later(unfetched, nodes)["power"].endswith("resets it to the network")
 
 
 @pytest.mark.parametrize(
@@ -134,10 +146,10 @@ class Answering:
     ("said", "speed"), [("10000\n", 1e10), ("1000\n", 1e9), ("-1\n", None), ("", None), ("0\n", None)]
 )
 def test_what_the_server_says_of_its_link(said: str, speed: float | None) -> None:
-    assert planning.measured(LAB, cast(Remote, Answering(said))) == speed
+    assert pace.measured(LAB, cast(Remote, Answering(said))) == speed
 
 
 def test_the_command_that_asks_for_it_runs_here() -> None:
     """Of loopback the kernel knows no speed: it says nothing, or fails to say it."""
     here = LAB.model_copy(update={"server": LAB.server.model_copy(update={"address": "127.0.0.1"})})
-    assert planning.measured(here, LocalRemote("server")) is None
+    assert pace.measured(here, LocalRemote("server")) is None

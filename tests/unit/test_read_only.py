@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checks import probe, readings
+from checks import ceph_facts, probe
 from checks.backend import host_of
 from provision import certificate, diagnose, pve, read_only
 from provision.errors import WriteRefused
@@ -113,6 +113,7 @@ WRITES = [
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x sort x -o y", "ssh -o ProxyCommand=rm x hostname",
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x -o ProxyCommand=rm root@x hostname",
     "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x sh -s", "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x $y",
+    "ssh -o BatchMode=yes -o UserKnownHostsFile=x root@x cat *", "sed s/a*/b/ x",
     script(WRITE, "/x"),
 ]  # fmt: skip
 
@@ -166,17 +167,44 @@ def test_what_testinfra_asks_by_itself_only_reads() -> None:
 def test_a_script_that_is_sent_is_judged_too() -> None:
     assert read_only.refusal("sh -s -- x", 'cat "$1"\n') is None
     assert read_only.refusal("sh -s -- x", b"cat $1; rm x\n") == "rm is not on the list"
-    assert read_only.refusal("sh -s", "sh -s") == "sh runs what comes in"
+    assert read_only.refusal("sh -s", "sh -s") == "a shell runs what comes in"
     assert read_only.refusal("sh -s", Path("/etc/hosts"))
 
 
 @pytest.mark.parametrize("name", programs.SCRIPTS)
 def test_a_script_of_the_project_is_known_by_what_it_is(name: str) -> None:
     text = (programs.ROOT / name).read_text()
-    assert read_only.refusal("python3 - x", text) is None
-    assert read_only.refusal("python3 - x", text + "\n") == "python3 is sent a script that is not on the list"
-    assert read_only.refusal(f"python3 - x <{name}", text)
+    assert read_only.refusal("python3 -", text) is None
+    assert read_only.refusal("python3 -", text + "\n") == "python3 is sent a script that is not on the list"
+    assert read_only.refusal(f"python3 - <{name}", text)
     assert read_only.refusal("cat x | python3 -", text)
+    assert read_only.refusal('python3 - "$x"', text)
+    for strange in ("x", "[[1]]", "1", "{"):
+        assert read_only.refusal(shlex.join(["python3", "-", strange]), text), strange
+
+
+def test_every_script_for_nodes_is_on_the_list_or_writes() -> None:
+    there = {f"checks/on_node/{path.name}" for path in (programs.ROOT / "checks/on_node").glob("*.py")}
+    assert there - programs.SCRIPTS.keys() == {"checks/on_node/__init__.py", "checks/on_node/rbd_image.py"}
+
+
+def test_what_ceph_is_asked_is_judged() -> None:
+    def asked(questions: dict[str, str]) -> str | None:
+        order = shlex.join(["python3", "-", json.dumps(questions)])
+        return read_only.refusal(order, (programs.ROOT / "checks/on_node/ask_ceph.py").read_text())
+
+    assert asked(ceph_facts.ASKED) is None
+    assert asked({**ceph_facts.ASKED, "mgr fail": "mon"}) == 'ceph is not known to only read with "mgr fail"'
+
+
+def test_what_is_asked_ahead_is_judged() -> None:
+    def asked(*questions: str) -> str | None:
+        order = shlex.join(["python3", "-", json.dumps({"commands": questions, "seconds": 8})])
+        return read_only.refusal(order, (programs.ROOT / "checks/on_node/ask_many.py").read_text())
+
+    assert asked("cat x", "ip -j addr show | cat", "sh -c 'cat y'") is None
+    assert asked("cat x", "rm y") == "rm is not on the list"
+    assert asked("cat x", "sh -s") == "a shell runs what comes in"
 
 
 def test_the_script_that_writes_is_not_known() -> None:
@@ -329,17 +357,3 @@ def test_no_program_is_let_through_that_is_not_on_the_list(name: str) -> None:
     if name.rpartition("/")[2] not in listed:
         for text in (shlex.quote(name), f"cat x; {shlex.quote(name)} y", f'echo "$({shlex.quote(name)})"'):
             assert read_only.refusal(text)
-
-
-@pytest.mark.parametrize(("commands", "refused"), [([], False), (["cat /etc/hosts", "ls"], False),
-                                                   (["ls", "rm /tmp/x"], True)])  # fmt: skip
-def test_of_many_commands_in_one_round_trip_each_is_judged(commands: list[str], refused: bool) -> None:
-    order = json.dumps({"commands": commands, "seconds": 1})
-    assert bool(read_only.refusal(readings.ASK_MANY, order)) == refused
-    assert read_only.refusal(readings.ASK_MANY)
-
-
-def test_no_other_text_is_run_by_python() -> None:
-    assert read_only.refusal("python3 -c 'import this'")
-    assert read_only.refusal(f"{readings.ASK_MANY} more", '{"commands": []}')
-    assert read_only.refusal(f"echo rm | {readings.ASK_MANY}", '{"commands": []}')

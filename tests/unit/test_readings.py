@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -18,7 +20,8 @@ from testinfra.host import Host
 from checks import readings
 from checks.backend import host_of
 from checks.questions import Questions
-from checks.readings import ASK_MANY, Asking, Readings, ask, ask_many, is_probe
+from checks.readings import Asking, Readings, ask, ask_many, is_probe, portions
+from provision import read_only
 from provision.errors import Unreachable
 from provision.remote import LocalRemote, Output, Remote, Stdin, gave_up
 
@@ -65,10 +68,16 @@ class Session:
         self.asking = Asking("none")
         self.readings = Readings(self.questions, lambda: self.asking, shared=shared)
 
-    def check(self, name: str, *commands: str, of: Machine, fresh: bool = False) -> list[str]:
+    def check(self, name: str, *commands: str, of: Machine, fresh: bool = False, unit: str = "") -> list[str]:
         """What a check is told that asks these commands one after the other."""
-        self.asking = Asking(name, fresh=fresh)
+        self.asking = Asking(name, unit, fresh=fresh)
         return [self.readings.ask(of, command).stdout.decode() for command in commands]
+
+
+@pytest.fixture(autouse=True)
+def _all_is_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests let run is more than checks may."""
+    monkeypatch.setattr(read_only, "refusal", lambda command: None)
 
 
 @pytest.fixture
@@ -203,9 +212,31 @@ def test_what_checks_asked_last_time_is_asked_ahead_in_one_round_trip(
         session.readings.begin(["a", "b"], ["node1"], lambda name: machine)
         assert session.check("a", "echo 1", "echo 2", of=machine) == ["1\n", "2\n"]
         assert session.check("b", "echo 2", "echo 3", of=machine) == ["2\n", "3\n"]
-        assert machine.trips == [ASK_MANY]
+        assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
         session.check("c", "echo 4", of=machine)
-    assert machine.trips == [ASK_MANY, "echo 4"]
+    assert machine.trips[1:] == ["echo 4"]
+
+
+def test_a_worker_asks_a_machine_ahead_what_the_unit_asks_of_it_that_it_was_given(
+    tmp_path: Path, machine: Machine
+) -> None:
+    asked = {
+        "a": ["echo 1"],
+        "b": ["echo 2", "echo 3"],
+        "of another": ["echo 4"],
+        "of the lab": ["echo 3", "echo 5"],
+    }
+    other = Machine("node2")
+    with remembered(tmp_path, asked) as session:
+        session.readings.begin_later(
+            {"node1": ["a", "b"], "node2": ["of another"], "the lab": ["of the lab"]}
+        )
+        session.check("a", "echo 1", of=machine, unit="node1")
+        session.check("b", "echo 2", "echo 3", of=machine, unit="node1")
+        assert machine.trips == [at_once("echo 1", "echo 2", "echo 3")]
+        session.check("of the lab", "echo 3", "echo 5", of=machine, unit="the lab")
+        session.check("b", "echo 2", of=other, unit="node1")
+    assert (machine.trips[1:], other.trips) == ([at_once("echo 5")], ["echo 2"])
 
 
 def test_a_wrong_prediction_costs_no_more_than_time(tmp_path: Path, machine: Machine) -> None:
@@ -220,6 +251,27 @@ def test_probes_and_slow_commands_are_not_asked_ahead(tmp_path: Path, machine: M
     session.questions.note("a", "node1", "sha256sum iso", seconds=4.0)
     session.questions.save()
     assert Questions(tmp_path / "questions.json").foreseen(["a"]) == {"node1": ["echo quick"]}
+
+
+def test_what_is_not_known_to_only_read_is_never_asked_ahead(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    written = tmp_path / "written"
+    told = ask_many(
+        machine, ["echo 1", f"touch {written}", f"echo x >{written}", f"cat /dev/null; tee {written}"]
+    )
+    assert told == {"echo 1": Output(0, b"1\n", b"")}
+    assert machine.trips == [at_once("echo 1")]
+    assert not written.exists()
+
+
+def test_the_guard_of_a_verification_lets_through_what_is_asked_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    with read_only.only_reading():
+        read_only.require_reading(at_once("echo 1"), readings.SCRIPT.read_text())
 
 
 def test_questions_that_were_shared_are_foreseen_too(tmp_path: Path, machine: Machine) -> None:
@@ -269,7 +321,7 @@ def test_a_machine_that_cannot_be_reached_concerns_its_own_checks_alone(
     with remembered(tmp_path, {"a": ["echo"]}) as session:
         session.readings.begin(["a"], ["node1", "node2"], reach)
         session.check("a", "echo", of=machine)
-    assert machine.trips == [ASK_MANY]
+    assert machine.trips == [at_once("echo")]
 
 
 def test_a_machine_that_is_lost_while_it_is_asked_ahead_is_asked_again_by_its_checks(
@@ -284,19 +336,27 @@ def test_a_machine_that_is_lost_while_it_is_asked_ahead_is_asked_again_by_its_ch
         assert session.check("b", "echo back", of=machine) == ["back\n"]
 
 
-@pytest.mark.parametrize("said", ["nothing", "[]", "[[0, 1, 2]]", '[["a", "", ""]]'])
+@pytest.mark.parametrize(
+    "said", ["", "nothing", "[]", "[[0, 1, 2]]", '[["a", "", ""]]', "[null, null]", "sh: python3: not found"]
+)
 def test_a_machine_that_answers_nonsense_has_answered_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
-    monkeypatch.setattr(readings, "ASK_MANY", f"echo {shlex.quote(said)}")
+    monkeypatch.setattr(machine, "execute", lambda *_: Output(127, said.encode(), b""))
     assert ask_many(machine, ["echo 1"]) == {}
 
 
-def test_a_machine_without_python_has_answered_nothing(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readings, "ASK_MANY", f"no-such-{ASK_MANY}")
-    assert ask_many(machine, ["echo 1"]) == {}
+@settings(max_examples=25)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=40))
+def test_every_command_is_in_one_portion_that_a_machine_can_take(commands: list[str]) -> None:
+    long = "'" * 15_000
+    found = list(portions([*commands, long, long, *commands]))
+    assert [command for portion in found for command in portion] == [*commands, long, long, *commands]
+    assert all(0 < len(at_once(*portion)) < 128 << 10 for portion in found)
+
+
+def test_a_command_that_no_machine_can_take_is_not_asked_ahead() -> None:
+    assert [*chain(*portions(["echo 1", "x" * 200_000, "echo 2"]))] == ["echo 1", "echo 2"]
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_started_and_the_others_are_answered(
@@ -368,6 +428,11 @@ def test_a_question_by_testinfra_is_one_round_trip_for_all_checks(
 def test_output_is_kept_to_the_byte(session: Session, machine: Machine) -> None:
     result = host_of(machine, session.readings.ask).run("printf '\\377a'")
     assert (result.stdout_bytes, result.stdout) == (b"\xffa", "�a")
+
+
+def at_once(*commands: str) -> str:
+    """What is sent for these commands together."""
+    return shlex.join(["python3", "-", json.dumps({"commands": commands, "seconds": readings.AHEAD_SECONDS})])
 
 
 def octal(data: bytes) -> str:

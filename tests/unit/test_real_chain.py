@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provision import inventory
 from provision.errors import InventoryError, LabError
 from provision.inventory.models import Lab
+from provision.wait import NotYet
 from virtual_lab import host, media, real_chain, ubuntu_media
 from virtual_lab.firmware import order
 from virtual_lab.hardware import Dmi, Drive, Hardware, Override, RealFirmware
@@ -19,6 +20,7 @@ from virtual_lab.places import Places
 from virtual_lab.plan import RackPlan, differences, hardware, plan
 from virtual_lab.played_lab import _deadlines
 from virtual_lab.real_chain import Told, media_of, readable, told_by
+from virtual_lab.real_firmware import FROM_DISK, NOWHERE, Place, _identity, _said
 from virtual_lab.telling_kernel import DONE, FILES, ISO_CAME, RELEASE, UP
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,15 @@ def test_http_is_a_network_boot(machine: Hardware) -> None:
     assert order(machine, Override("UefiHttp", "Once")) == ("network", "disk")
 
 
+def test_the_real_board_says_who_it_is_with_qemus_commas(machine: Hardware) -> None:
+    assert _identity(machine.dmi) == [
+        "-smbios",
+        "type=1,manufacturer=Supermicro,product=X11,serial=S1,,2,uuid=4916e828-6e75-5c5c-9dd5-ad61d583e613",
+        "-smbios",
+        "type=2,manufacturer=Supermicro,product=X11,serial=B1",
+    ]
+
+
 # What is read off the lines
 
 
@@ -141,12 +152,49 @@ def test_a_console_is_readable_whatever_came_over_the_line(text: str) -> None:
     assert readable(text).count("\n") == text.count("\n")
 
 
+def test_what_was_written_over_is_not_to_be_read() -> None:
+    assert readable("\x1b[1mDownloading...1%\r  Downloading...2%\r\r\nok\b\r\n") == "  Downloading...2%\nok\n"
+
+
 def test_the_console_has_each_line_once_and_none_in_halves(machine: Hardware) -> None:
     line, console = real_chain._Line(machine), f"{CONSOLE}{DONE}\r\nno end"
     for end in range(0, len(console) + 1, 7):
         line.hear(console[:end])
     line.hear(console)
     assert machine.console_log.read_text() == readable(f"{CONSOLE}{DONE}\r\n")
+
+
+class Emulator:
+    """A QEMU that runs, or has ended."""
+
+    def __init__(self, ended: int | None = None) -> None:
+        self.ended = ended
+
+    def poll(self) -> int | None:
+        return self.ended
+
+
+def seen(folder: Path, console: str, emulator: Emulator) -> str | NotYet:
+    place = Place(folder, "br0", folder)
+    place.console.write_text(console)
+    (folder / "qemu.log").write_text("could not open /dev/net/tun")
+    return _said(emulator, place, (DONE, FROM_DISK), lambda _console: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("end", [f"{DONE}\n", f"{FROM_DISK}\nmore", *NOWHERE])
+def test_a_board_is_done_when_it_has_booted_something_or_nothing(tmp_path: Path, end: str) -> None:
+    assert seen(tmp_path, f"before\n{end}", Emulator()) == f"before\n{end}"
+
+
+def test_a_line_that_has_no_end_yet_is_waited_for(tmp_path: Path) -> None:
+    assert seen(tmp_path, f"before\n{DONE}", Emulator()) == NotYet(f"before\n{DONE}")
+
+
+def test_qemu_that_ended_says_why(tmp_path: Path) -> None:
+    with pytest.raises(LabError) as ended:
+        seen(tmp_path, "before\n", Emulator(1))
+    assert "could not open /dev/net/tun" in str(ended.value)
+    assert seen(tmp_path, f"before\n{DONE}\n", Emulator(0)) == f"before\n{DONE}\n"
 
 
 TOLD = Told(ARGS, "6.12.1-amd64")

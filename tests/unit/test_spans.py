@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provision import session
+from provision.ledger import Ledger
+from provision.run import Run
 from provision.spans import Span, at_work, covered, recorded, uncovered
 
 
@@ -16,6 +19,18 @@ def test_overlapping_spans_count_once_and_gaps_not_at_all() -> None:
 
 def test_nothing_covers_nothing() -> None:
     assert covered([]) == 0
+
+
+def test_a_run_tells_in_which_steps_and_checks_no_machine_was_at_work(ledger: Ledger) -> None:
+    run = Run("virtual", "run-1", ledger, acting=frozenset())
+    for kind, step in (("run-started", None), ("step-started", "power"), ("step-done", "power"),
+                       ("step-started", "install"), ("step-failed", "install")):  # fmt: skip
+        run.say(kind, kind, step=step)
+    for event in run.events:
+        run._taken[event.seq] -= 10 * (6 - event.seq)  # ten seconds from each to the next
+    own = session._own(run)
+    assert list(own) == ["before", "power", "checks of power", "install", "after install"]
+    assert all(seconds == pytest.approx(10, abs=1) for seconds in own.values())
 
 
 def test_work_is_recorded_also_when_it_fails() -> None:

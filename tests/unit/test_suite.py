@@ -80,6 +80,12 @@ def test_mistakes_in_the_lab_file_are_exit_4_all_at_once(tmp_path: Path, lab: Pa
     ("arguments", "said"),
     [
         (["-m", "provision", "-n", "2"], "drop -n"),
+        (["-m", "provision", "-d", "--tx", "2*popen"], "drop -n"),
+        (["-m", "verify", "-n", "2", "--dist", "loadfile"], "drop --dist"),
+        (
+            ["-m", "verify", "-d", "--tx", "ssh=site//chdir=x"],
+            "write an option's path behind =, as in --lab=",
+        ),
         (["-m", "provision and not verify"], "choose by -k"),
         (["-m", "provision", "--only", "power", "--from", "server"], "--only goes with neither"),
         (["-m", "provision", "--from", "install", "--until", "power"], "comes after --until"),

@@ -52,9 +52,9 @@ class Rack:
     def _reset(self, name: str) -> None:
         self.booking.begin(name, self.now)
         self.begun[name] = self.now
-        self.most = max(self.most, len(self.booking.begun))
         if name not in self.dead:
             self.posting[name] = self.now + self.post
+        self.most = max(self.most, len(self.posting) + len(self.left) + len(self.starting))
 
     def _pass(self, due: float) -> None:
         """Time goes on to the next thing that happens."""
@@ -119,6 +119,7 @@ def test_the_dead_lose_their_place_in_time(count: int, dead: set[int], at_once: 
     booking = Booking(Pace(loads(count, 10.0), at_once=at_once, silent=100.0, loading=100.0))
     rack = Rack(booking, post=20.0, kernel=5.0, dead=names).run()
     assert set(rack.answers) == set(loads(count, 0)) - names
+    assert rack.most <= at_once
     alive = (count - len(names)) * 35.0
     assert max(rack.begun.values()) <= alive + len(names) * 100.0 + SMALL
 

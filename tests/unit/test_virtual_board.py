@@ -137,7 +137,7 @@ def test_a_continuous_override_stays() -> None:
     [
         ({"do": "power", "action": "Explode"}, "On, ForceOn, ForceOff"),
         ({"do": "power"}, "a power action is one of"),
-        ({"do": "override", "target": "Tape"}, "target is one of None, Pxe, Hdd"),
+        ({"do": "override", "target": "Tape"}, "target is one of None, Pxe, UefiHttp, Hdd"),
         ({"do": "override", "enabled": []}, "enabled is one of"),
         ({"do": "dance"}, "state, power or override"),
         ({}, "state, power or override"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from threading import Thread
 
 import pytest
 
 from provision.errors import GaveUp
-from provision.wait import Deadline, NotYet, Patience, Signal
+from provision.wait import NOTICE, Deadline, NotYet, Patience, Signal
 
 
 class Clock:
@@ -78,6 +79,17 @@ def test_signal_gives_up_with_last_seen() -> None:
     with pytest.raises(GaveUp) as caught:
         Signal().until("word", lambda: NotYet("silence"), Deadline(0.01), node="node2")
     assert (caught.value.node, caught.value.last_seen) == ("node2", "silence")
+
+
+def test_a_probe_may_be_asked_again_before_there_is_news() -> None:
+    started, looks = time.monotonic(), list[int]()
+
+    def probe() -> int | NotYet:
+        looks.append(1)
+        return len(looks) if len(looks) > 3 else NotYet("not yet", again=0.01)
+
+    assert Signal().until("its time", probe, Deadline(10)) == 4
+    assert time.monotonic() - started < NOTICE
 
 
 def test_no_news_between_the_look_and_the_wait_is_lost() -> None:
