@@ -103,12 +103,12 @@ def _log(conn: Connection, service: Mapping[str, Json]) -> Log:
     path, name = link(service, "Entries"), said(service.get("Name"))
     identity = said(service.get("Id"))
     entries = tuple(map(_entry, islice(conn.members(path), MOST_ENTRIES + 1))) if path else None
-    target = part(service, "Actions", "#LogService.ClearLog", "target")
+    target = said(part(service, "Actions", "#LogService.ClearLog", "target"))
     return Log(
         name=identity or name or "unnamed",
         entries=None if entries is None else entries[:MOST_ENTRIES],
         whole=entries is None or len(entries) <= MOST_ENTRIES,
-        clear=target if isinstance(target, str) and target else None,
+        clear=target,
     )
 
 

@@ -26,6 +26,7 @@ from provision.redfish.connection import (
     never_sent,
     told,
 )
+from provision.redfish.identity import said
 from provision.redfish.override import BootOverride
 from provision.redfish.trust import innermost
 from provision.wait import NotYet, Patience
@@ -149,7 +150,7 @@ def _way(
 ) -> tuple[tuple[str, ...], str]:
     """The first of `ways` that the BMC offers, reset types to send one by one, and where to send them."""
     action = part(system, "Actions", "#ComputerSystem.Reset")
-    target, allowed = part(action, "target"), _allowed(action, conn)
+    target, allowed = said(part(action, "target")), _allowed(action, conn)
     for way in ways:
         if target and (not allowed or set(way) <= allowed):
             return way, target

@@ -392,6 +392,17 @@ def places(vendor: str, words: str) -> list[tuple[str, tuple[Any, ...]]]:
     return _places_of[vendor, words]
 
 
+@pytest.mark.parametrize("target", [None, "", 5, ["x"], {}])
+def test_an_action_that_leads_nowhere_is_not_offered(target: Any) -> None:
+    bmc = Odd(furnished())
+    bmc.odd = f"{ROOT}/Systems/1", ("Actions", "#ComputerSystem.Reset", "target"), target
+    with pytest.raises(LabError, match="cannot do what is asked from there"):
+        outcome(bmc, "off")
+    bmc.odd = f"{ROOT}/Systems/1/LogServices/0", ("Actions", "#LogService.ClearLog", "target"), target
+    with pytest.raises(LabError, match="no log that can be cleared"):
+        outcome(bmc, "log --clear")
+
+
 # Those recorded trees that are on this machine, and the written one.
 THERE = [vendor for vendor in VENDORS if vendor == SAMPLE or (fake.TREES / vendor).is_dir()]
 
