@@ -128,6 +128,8 @@ def _check_drift(config: pytest.Config, mode: Mode | None) -> None:
         raise pytest.UsageError("--drift compares what stands and changes nothing: say -m verify --drift")
     if option.accept and not option.drift:
         raise pytest.UsageError("--accept takes what --drift compares: give both")
+    if option.accept and option.watch:
+        raise pytest.UsageError("--accept once, and then --watch: each pass would take what it finds")
     if option.reason is not None and not option.accept:
         raise pytest.UsageError("--reason says why --accept is given: give both")
 

@@ -66,6 +66,7 @@ def test_a_difference_says_before_and_after_and_since_when() -> None:
         (["-m", "provision or verify", "--drift"], "say -m verify --drift"),
         (["--drift"], "say -m verify --drift"),
         (["-m", "verify", "--accept"], "--accept takes what --drift compares"),
+        (["-m", "verify", "--drift", "--accept", "--watch", "1"], "--accept once, and then --watch"),
         (["-m", "verify", "--drift", "--reason", "new kernel"], "--reason says why --accept is given"),
     ],
 )
