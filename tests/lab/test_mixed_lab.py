@@ -112,6 +112,7 @@ def test_each_node_gets_its_own_system_and_the_cluster_is_of_proxmoxs_nodes(mixe
     assert sorted(evidence["ceph"].nodes) == MEMBERS
     assert mixed.on("apps1", '. /etc/os-release; echo "$ID $VERSION_ID"') == "ubuntu 24.04"
     assert "played" in mixed.on("apps1", "dpkg-query -W -f '${Version}' tmux")
+    assert mixed.verify("--drift", "-k", "drift") == set()
 
 
 def test_every_fault_of_an_ubuntu_node_is_caught_by_its_checks_alone(mixed: Lab) -> None:
