@@ -215,10 +215,12 @@ class Connection(sushy.connector.Connector):  # type: ignore[misc]
                 return NotYet(told(error))
             except exceptions.ConnectionError as error:
                 lost += 1
-                if lost >= LOST_AT_MOST:
+                if lost >= LOST_AT_MOST or self._timing.busy.now() >= ends:
                     raise
                 return NotYet(str(innermost(error)))
 
+        # A BMC that is silent to the end is not a busy one: what it is told as is the lost connection.
+        ends = self._timing.busy.now() + self._timing.busy.seconds
         return self._timing.busy.until(what, probe, node=self._node.name)
 
     def _with_login(self, method: str, path: str, **more: object) -> requests.Response:

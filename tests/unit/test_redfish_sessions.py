@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from provision.errors import GaveUp, LabError, Refused
+from provision.errors import GaveUp, LabError, Refused, Unreachable
 from provision.inventory import Node, Secret
 from provision.redfish import Board, Timing, refusals, sensors
 from provision.redfish.body import local, number
@@ -134,9 +134,10 @@ class Slow(Bmc):
     """A BMC that takes three seconds for each answer, on a clock that nothing else moves."""
 
     clock: Clock
+    seconds = 3.0
 
     def handle(self, *request: Any) -> tuple[int, dict[str, str], Any]:
-        self.clock.time += 3
+        self.clock.time += self.seconds
         return super().handle(*request)
 
 
@@ -146,6 +147,15 @@ def test_a_slow_bmc_is_given_as_long_as_it_takes(clock: Clock, timing: Timing) -
     assert ask(bmc, timing=timing) == "On"
     asked = sum(line.startswith("GET") for line in bmc.requests)
     assert 3 * (asked - 1) <= clock.slept <= 3 * asked + 1
+
+
+def test_a_bmc_that_is_silent_to_the_end_is_told_as_unreachable(clock: Clock, timing: Timing) -> None:
+    bmc = Slow(fake.written(), lose_get=1000)
+    bmc.clock, bmc.seconds = clock, 35.0
+    with pytest.raises(Unreachable, match="gives no answer") as error:
+        ask(bmc, timing=timing)
+    assert error.value.likely and error.value.likely.startswith("the BMC is off, unplugged or rebooting")
+    assert len(bmc.requests) == 2
 
 
 def test_a_wait_beyond_all_patience_is_told_at_once(clock: Clock, timing: Timing) -> None:
