@@ -29,14 +29,22 @@ def unit_of(item: pytest.Item) -> str:
     Of a pair of nodes it is the first: the check asks that one about the other.
     """
     fixtures: Sequence[str] = getattr(item, "fixturenames", ())
-    asked = inspect.signature(item.function).parameters if isinstance(item, pytest.Function) else {}
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     # `host` itself is made of `host_named` and `machines`: only who asks for these wants other nodes too.
-    if {"host_named", "machines"} & asked.keys() or {"ceph", "template"} & set(fixtures):
+    if {"host_named", "machines"} & _asked_for_by(item) or {"ceph", "template"} & set(fixtures):
         return WHOLE
     if "server_host" in fixtures:
         return WHOLE if "host" in fixtures else SERVER
     return str(params.get("node", params.get("asked_node", WHOLE)))
+
+
+def _asked_for_by(item: pytest.Item) -> set[str]:
+    """The fixtures that a check asks for itself, or that fixtures of its own file ask for."""
+    if not isinstance(item, pytest.Function):
+        return set()
+    known = item._fixtureinfo.name2fixturedefs.values()
+    own = [fixtures[-1] for fixtures in known if fixtures[-1].baseid.endswith(".py")]
+    return {*inspect.signature(item.function).parameters}.union(*(fixture.argnames for fixture in own))
 
 
 def workers_asked(config: pytest.Config) -> list[str]:

@@ -209,7 +209,6 @@ def test_what_checks_ask_for_decides_which_machine_they_concern(tmp_path: Path) 
         "check_network.py::test_reaches_the_world_by_nat[node2]": "the lab",
         "check_ssh.py::test_host_key_is_no_other_nodes[node2]": "the lab",
         "check_ceph.py::test_monitor_of_node[node2]": "the lab",
-        "check_ceph_pools.py::test_an_image_written_on_one_node_is_read_on_another[rbd]": "the lab",
         "check_templates.py::test_snippet_is_on_node[node2-ubuntu-24.04]": "the lab",
         "check_overview.py::test_overview": "the lab",
     }
