@@ -28,6 +28,7 @@ PLACEHOLDERS = {
     "[RUN]": "",
     "NODE": "node1",
     "NAME": "hall-3",
+    "light-256.yaml": "labs/hall-3.yaml",
 }
 ASKED = (
     "provision.answers", "provision.inventory check", "provision.inventory convert", "provision.secrets check",
@@ -61,8 +62,8 @@ def _shown(page: Path) -> Iterator[Shown]:
 
 
 def _words(command: str) -> tuple[str, ...]:
-    # Behind two blanks stands what the command does.
-    text = re.split(r"\s{2,}|\s#", command)[0]
+    # Behind two blanks stands what the command does, behind > where what it prints goes.
+    text = re.split(r"\s{2,}|\s#|\s>\s", command)[0]
     return tuple(word for given in shlex.split(text) if (word := PLACEHOLDERS.get(given, given)))
 
 
