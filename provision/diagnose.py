@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from provision.errors import LabError
 from provision.inventory import Lab, Node
 from provision.inventory.light import LIGHT
 from provision.machines import Machines
-from provision.redfish import Board, Timing
+from provision.redfish import Board, Timing, event_log
 from provision.remote import Remote
 from provision.run import Run
 from provision.together import together
 
 MOST_MACHINES = 8
 """More than so many broken machines have one reason, and it is in the first of them."""
+MOST_ENTRIES = 20
+"""Of each log of a BMC."""
 MOST_BYTES = 64 * 1024
 COMMAND_SECONDS = 10
 MACHINE_SECONDS = 60.0
@@ -119,8 +121,22 @@ def _board(node: Node) -> str:
     with Board(node, timing=Timing.within(COMMAND_SECONDS)) as board:
         lines = [f"power: {board.power_state() or 'not known'}", f"next boot: {board.boot_override()}"]
         found = board.identity()
+        logs = _said(lambda: "".join(f"{line}\n" for line in _newest(board.ask("its logs", event_log.read))))
     about = {"model": found.model, "serial": found.serial, "BIOS": found.bios, "BMC firmware": found.firmware}
-    return "\n".join([*lines, *(f"{name}: {value or 'not known'}" for name, value in about.items())]) + "\n"
+    lines += [f"{name}: {value or 'not known'}" for name, value in about.items()]
+    return "".join(f"{line}\n" for line in lines) + logs
+
+
+def _newest(logs: Sequence[event_log.Log] | None) -> Iterator[str]:
+    """The last entries of each log, by the BMC's own clock."""
+    if logs is None:
+        yield "logs: not known"
+    for log in logs or ():
+        entries = sorted(log.entries or (), key=lambda entry: entry.created or "")
+        told = f"the last of {len(entries)} entries" if entries else "empty"
+        yield f"log {log.name}: {'not known' if log.entries is None else told}"
+        for entry in entries[-MOST_ENTRIES:]:
+            yield f"  {entry.created or '-'} {entry.severity or '-'} {entry.message or '-'}"
 
 
 def _said(ask: Callable[[], str]) -> str:

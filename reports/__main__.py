@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None, browse: Callable[[str], bool] =
 
 
 def _history(history: History, asked: argparse.Namespace) -> None:
-    told = [remembered.lab_data(history, lab, asked.last) for lab in _labs(history, asked.lab)]
+    labs = _labs(history, asked.lab)
+    if asked.node and not any(history.trend(lab, asked.node) for lab in labs):
+        raise NoAnswer(f"no install of node {asked.node} is known, in lab {', '.join(labs)}")
+    told = [remembered.lab_data(history, lab, asked.last, asked.node) for lab in labs]
     _say(asked, told, "\n\n".join("\n".join(remembered.lab_text(lab)) for lab in told))
 
 
@@ -142,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     history = command("history", "the runs of a lab, what is wrong since when, and how long its steps take")
     history.add_argument("lab", nargs="?")
     history.add_argument("--last", type=int, default=20, metavar="N", help="show so many runs; default 20")
+    history.add_argument("--node", metavar="NODE", help="how long this node took to reach each phase")
     compare = command("compare", "what differs between two runs")
     for name in ("before", "after"):
         compare.add_argument(name, metavar="RUN", help="a run's name, its beginning or end, or latest")

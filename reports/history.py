@@ -19,7 +19,7 @@ from typing import Any
 from provision.errors import RackproofError
 from provision.run import STEPS
 from reports.fingerprint import fingerprints
-from reports.story import Outcome, Result, Story
+from reports.story import NODE_PHASES, Outcome, Result, Story
 
 SCHEMA = 1
 APPLICATION = 0x72706866
@@ -253,14 +253,24 @@ class History:
             times[name].append(seconds)
         return {name: statistics.median(each) for name, each in times.items()}
 
-    def trend(self, lab: str) -> dict[str, list[tuple[RunRow, float]]]:
-        """How long each step took in each run that did it, oldest first."""
-        query = """SELECT s.step, s.seconds, r.* FROM steps s JOIN runs r ON r.n = s.run
-            WHERE r.lab = ? AND s.state = 'done' AND s.seconds IS NOT NULL ORDER BY r.began, r.n"""
+    def trend(self, lab: str, node: str | None = None) -> dict[str, list[tuple[RunRow, float]]]:
+        """How long each step took, and its slowest node to reach each phase, in each run; oldest first.
+
+        Of one `node`: how long that took to reach each phase.
+        """
+        query = """
+            WITH lasted AS (
+              SELECT step AS name, run, seconds FROM steps
+              WHERE state = 'done' AND seconds IS NOT NULL AND :node IS NULL
+              UNION ALL
+              SELECT phase, run, max(seconds) FROM phases
+              WHERE :node IS NULL OR node = :node GROUP BY phase, run)
+            SELECT name, lasted.seconds, r.* FROM lasted JOIN runs r ON r.n = run
+            WHERE r.lab = :lab ORDER BY r.began, r.n"""
         told: dict[str, list[tuple[RunRow, float]]] = defaultdict(list)
-        for step, seconds, *row in self._rows(query, lab):
-            told[step].append((_run(row), seconds))
-        return {step: told[step] for step in sorted(told, key=_place)}
+        for name, seconds, *row in self._rows(query, {"lab": lab, "node": node}):
+            told[name].append((_run(row), seconds))
+        return {name: told[name] for name in sorted(told, key=_place)}
 
     def flaky(self, lab: str) -> list[Wavering]:
         """The cases that lately failed, and passed in the next run of them on the same code and lab file.
@@ -344,8 +354,10 @@ def place(out: Path) -> Path:
     return (out.parent if out.parts[-2:] == ("reports", "out") else out) / "history.sqlite"
 
 
-def _place(step: str) -> int:
-    return STEPS.index(step) if step in STEPS else len(STEPS)
+def _place(name: str) -> int:
+    """Steps in their order, then phases in theirs."""
+    known = (*STEPS, *NODE_PHASES)
+    return known.index(name) if name in known else len(known)
 
 
 def _create(path: Path) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from provision.run import STEPS
 from reports.history import BAD, Failure, History, RunRow, Wavering
-from reports.story import Result, duration, is_slow
+from reports.story import NODE_PHASES, Result, duration, is_slow
 from reports.terminal import listed
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ TREND = 30
 WIDEST = 100
 
 
-def lab_data(history: History, lab: str, last: int) -> dict[str, Any]:
+def lab_data(history: History, lab: str, last: int, node: str | None = None) -> dict[str, Any]:
     """What stands of a lab: its runs, its failures and since when, what is usual and how it went lately."""
     runs = history.runs(lab)
     usual = history.usual(lab)
@@ -33,7 +34,7 @@ def lab_data(history: History, lab: str, last: int) -> dict[str, Any]:
         "standing": list(_standing(history, lab, history.failures(newest.id))) if newest else [],
         "slow": list(_slow(history, newest.id, usual)) if newest else [],
         "usual": usual,
-        "trend": {step: [seconds for _, seconds in rows] for step, rows in history.trend(lab).items()},
+        "trend": {name: [seconds for _, seconds in rows] for name, rows in history.trend(lab, node).items()},
         "last": [asdict(run) | {"bad": _cases(history.failures(run.id))} for run in runs[-last:]],
     }
 
@@ -53,9 +54,11 @@ def lab_text(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n{what} was slow: {duration(slow['seconds'])}, usually {duration(slow['usual'])}"
     yield ""
     yield from _columns(_run_row(run) for run in told["last"])
-    if told["trend"]:
-        yield ""
-        yield from _columns(_trend_row(step, told["usual"], row) for step, row in told["trend"].items())
+    for kind in (STEPS, NODE_PHASES):
+        rows = {name: seconds for name, seconds in told["trend"].items() if name in kind}
+        if rows:
+            yield ""
+            yield from _columns(_trend_row(name, told["usual"], row) for name, row in rows.items())
 
 
 def compare_data(history: History, before: RunRow, after: RunRow) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from provision import diagnose
 from provision.errors import LabError, NodesFailed, Unreachable
 from provision.inventory import Lab, load
 from provision.ledger import Ledger
+from provision.redfish.event_log import Entry, Log
 from provision.remote import LocalRemote, Remote
 from provision.run import Run
 from provision.session import Request, Session
@@ -161,3 +163,57 @@ def test_who_is_blamed(item: Item, error: BaseException, blamed: set[str]) -> No
     session = Session.prepare(Request("verify", ROOT / "labs" / "virtual.yaml"))
     session.blame(cast("pytest.Item", item), error)
     assert session.blamed == blamed
+
+
+class Talkative(Board):
+    """A BMC that answers, and keeps a log of 30 entries, newest first; another log, and what is not known."""
+
+    logs: ClassVar[list[Log] | None] = [
+        Log("SEL", tuple(Entry(str(n), f"2026-11-22T03:{n:02}:00Z", "Critical", f"event {n}")
+                         for n in reversed(range(30))), whole=True, clear=None),
+        Log("Faults", (Entry(None, None, None, None),), whole=True, clear=None),
+        Log("OS", (), whole=True, clear=None), Log("HDD", None, whole=True, clear=None),
+    ]  # fmt: skip
+
+    def power_state(self) -> str:
+        return "On"
+
+    def boot_override(self) -> str:
+        return "target None"
+
+    def identity(self) -> Any:
+        return SimpleNamespace(model="X11", serial=None, bios="3.4", firmware=None)
+
+    def ask(self, _what: str, _question: object) -> list[Log] | None:
+        return self.logs
+
+
+def test_the_last_of_what_a_bmc_noted_itself(
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "Board", Talkative)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    told = files(tmp_path)["node1/bmc.txt"]
+    assert told.startswith("power: On\nnext boot: target None\nmodel: X11\nserial: not known\n")
+    assert "log SEL: the last of 30 entries\n  2026-11-22T03:10:00Z Critical event 10\n" in told
+    assert "event 9\n" not in told
+    assert told.endswith("  2026-11-22T03:29:00Z Critical event 29\nlog Faults: the last of 1 entries\n  - - -\n"
+                         "log OS: empty\nlog HDD: not known\n")  # fmt: skip
+
+
+def test_a_bmc_that_keeps_its_log_to_itself_still_tells_its_power(
+    tmp_path: Path, virtual: Lab, here: Here, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Talkative):
+        def ask(self, _what: str, _question: object) -> list[Log] | None:
+            raise Unreachable("asked for its logs, gives no answer", node="node1")
+
+    monkeypatch.setattr(diagnose, "Board", Silent)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    told = files(tmp_path)["node1/bmc.txt"]
+    assert told.startswith("power: On\n")
+    assert told.endswith("not to be had: node1: asked for its logs, gives no answer\n")
+    monkeypatch.setattr(Talkative, "logs", None)
+    monkeypatch.setattr(diagnose, "Board", Talkative)
+    diagnose.fetch(virtual, run, ["node1"], tmp_path)
+    assert files(tmp_path)["node1/bmc.txt"].endswith("logs: not known\n")

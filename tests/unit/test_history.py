@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from provision.run import STEPS
 from reports import files, past
 from reports.__main__ import main
 from reports.fingerprint import blanked, fingerprint, fingerprints, parts
-from reports.history import History, HistoryUnusable, Record, RunRow, StepRow, place
+from reports.history import History, HistoryUnusable, PhaseRow, Record, RunRow, StepRow, place
 from reports.story import Outcome, Result, Story
 from tests.unit.test_suite import ROOT, run_pytest
 from tests.unit.test_suite import lab as lab  # noqa: PLC0414 (a fixture)
@@ -165,6 +166,22 @@ def test_usual_is_the_median_of_proved_runs(history: History) -> None:
     assert history.usual("hall") == {"install": 15.0}
     assert history.usual("other") == {}
     assert [seconds for _, seconds in history.trend("hall")["install"]][-1] == 500.0
+
+
+def test_the_trend_of_phases_is_of_the_slowest_node_or_of_one(history: History) -> None:
+    for number, (first, second) in enumerate([(3.0, 5.0), (9.0, 4.0)]):
+        phases = [PhaseRow("node1", "installed", first), PhaseRow("node2", "installed", second),
+                  PhaseRow("node2", "dhcp", 1.0)]  # fmt: skip
+        history.add(Record(row(number), [StepRow("install", "done", 10.0)], phases))
+
+    def told(node: str | None = None) -> dict[str, list[float]]:
+        return {name: [seconds for _, seconds in rows] for name, rows in history.trend("hall", node).items()}
+
+    slowest = {"install": [10.0, 10.0], "dhcp": [1.0, 1.0], "installed": [5.0, 9.0]}
+    assert told() == slowest
+    assert list(told()) == list(slowest)
+    assert told("node1") == {"installed": [3.0, 9.0]}
+    assert told("node9") == {}
 
 
 def test_a_case_is_flaky_when_it_recovers_by_itself(history: History) -> None:
@@ -376,7 +393,8 @@ def test_a_month_is_told(a_month: Path, capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     assert f"lab hall-3: {RUNS} runs" in told
     assert f"✗ subject1: check_10[node3]: since 2026-12-16 17:06 (run-{BROKEN_FROM:04})" in told
-    assert "install    last" in told
+    assert re.search(r"^install +last .*█", told, re.MULTILINE)
+    assert re.search(r"^registered +last .*█", told, re.MULTILINE)
     assert "subject0: check_1[node2]: " in told
 
 
