@@ -6,6 +6,7 @@ SHARED_RACKS = ("tests/lab/", "tests/faults/test_killed_run.py")
 """Where tests share standing racks, which one process raises; they mostly wait for machines."""
 OWN_RACKS = (
     "tests/firmware/",
+    "tests/lab/test_labs_of_their_own.py",
     "tests/lab/test_light_rack.py",
     "tests/lab/test_many_nodes.py",
     "tests/lab/test_mixed_lab.py",
