@@ -34,7 +34,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def test_it_is_proved_without_an_install(light: Lab) -> None:
     assert light.verify() == set()
     cases = [name for name, _ in light.cases()]
-    assert len(cases) == NODES * (27 + 2 * 2 * 2)
+    assert len(cases) == NODES * (29 + 2 * 2 * 2)
     assert "mtu::test_largest_packet_passes[node18-node01-storage]" in cases
     assert "mtu::test_largest_packet_passes[node18-node09-storage]" in cases
 
