@@ -24,11 +24,14 @@ NODES, ACCOUNTS = "nodes of the boot service", "accounts of the boot service"
 def tell(lab: Lab, server: Remote, certificate: Certificate) -> dict[str, bool]:
     """Tell the boot service which nodes and people there are; whoever has no leave boots from its disk.
 
-    Returns what of it was new to the service.
+    Leaves of earlier runs end: one that was killed took none of its own back. Returns what of it was new to
+    the service.
     """
     wanted = rack(lab, certificate)
     others: dict[str, Any] = {"iso_tokens_sha256": wanted.iso_tokens_sha256, "classic": wanted.classic}
     with _boot_service(server) as service:
+        for run in {permit.run for permit in service.permits() if permit.state == "live"}:
+            service.revoke(run)
         return {
             NODES: service.put_rack(wanted.lab, wanted.nodes, wanted.consoles, **others),
             ACCOUNTS: service.put_accounts(accounts(lab)),

@@ -76,7 +76,7 @@ class Rack:
         def patience(seconds: float) -> Patience:
             return Patience(seconds, first=1.0, most=8.0, now=lambda: self.time, sleep=self._sleep)
 
-        timing = Timing(connect=2, read=2, busy=patience(20), kept=patience(5), reset=patience(20))
+        timing = Timing(connect=2, read=2, busy=patience(200), kept=patience(50), reset=patience(200))
         return Board(node, port=self.bmcs[node.name].port, timing=timing)
 
     def _sleep(self, seconds: float) -> None:

@@ -105,7 +105,7 @@ class Watched:
     def __exit__(self, *_error: object) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(120)
 
     def until(self, what: str) -> None:
         def probe() -> bool | NotYet:
@@ -145,7 +145,7 @@ def test_a_fault_that_comes_and_goes_is_told_and_its_reports_are_kept(watched: W
     watched.fault.unlink()
     watched.until("passes again, after")
     watched.process.send_signal(signal.SIGINT)
-    assert watched.process.wait(30) == 2
+    assert watched.process.wait(120) == 2
     _, _, changes = watched.said.read_text().partition("changes only")
     assert changes.count("✗ answer: installer_takes_it[node1], answer: installer_takes_it[node2]: ") == 1
     assert changes.count("NOT PROVED, 2 failed · ") == 1
@@ -162,7 +162,7 @@ def test_a_lab_file_that_is_broken_meanwhile_is_told_once_and_mended_again(watch
     lab.write_text(LAB)
     watched.until("✓ verified again")
     watched.process.send_signal(signal.SIGTERM)
-    assert watched.process.wait(30) == 2
+    assert watched.process.wait(120) == 2
     assert watched.said.read_text().count("nothing was verified") == 1
 
 
