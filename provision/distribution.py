@@ -8,10 +8,10 @@ once, and to no other's. None of xdist's own schedulers does that: they know a t
 from __future__ import annotations
 
 import inspect
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -59,7 +59,8 @@ def workers_asked(config: pytest.Config) -> list[str]:
 def refuse_paths(config: pytest.Config) -> None:
     """Raise UsageError where pytest-xdist would copy an option's path to a worker elsewhere, as tests."""
     elsewhere = [spec for spec in workers_asked(config) if not spec.startswith("popen") or "chdir=" in spec]
-    paths = [word for word in map(str, config.invocation_params.args) if Path(word).exists()]
+    # Many nodes in a row are longer than any path may be: os.path says of that, too, that there is none.
+    paths = [word for word in map(str, config.invocation_params.args) if os.path.exists(word)]  # noqa: PTH110
     if elsewhere and paths:
         raise pytest.UsageError(
             f"{paths[0]}: pytest-xdist takes this for tests that it is to copy to the worker {elsewhere[0]}: "

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labs.large import written
 from provision.distribution import AHEAD, Distribution
 from tests.unit.test_suite import LAB, run_pytest
 
@@ -185,6 +186,7 @@ def test_a_worker_with_other_tests_takes_no_part_and_that_is_told() -> None:
 
 CONCERNS = """\
 import json, pathlib
+from labs.large import written
 from provision.distribution import unit_of
 
 def pytest_collection_finish(session):
@@ -317,3 +319,20 @@ def test_workers_that_cannot_begin_are_an_error_with_their_reason(tmp_path: Path
     assert "the secret env:X is not set" in result.stdout.rpartition("✗")[2]
     assert "Traceback" not in result.stdout
     assert result.stdout.count("worker-died") == 6
+
+
+def test_the_names_of_many_nodes_are_no_path(tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(written(256, "light"))
+    names = ",".join(f"node{number:03}" for number in range(1, 257))
+    result = run_pytest(
+        tmp_path,
+        "-m",
+        "verify",
+        "--lab",
+        str(tmp_path / "light.yaml"),
+        "--nodes",
+        names,
+        "--collect-only",
+        "-q",
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
